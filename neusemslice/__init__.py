@@ -1,0 +1,51 @@
+"""Neuron-level semantic slicing of trained networks (NeuSemSlice, arXiv 2407.20281).
+
+The names below are the public surface. They are loaded on first use, so `neusemslice.config` and `neusemslice.errors`
+stay importable without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neusemslice.checkpoint import load_checkpoint as load_checkpoint
+    from neusemslice.config import SlicingConfig as SlicingConfig
+    from neusemslice.contribution import Contributions as Contributions
+    from neusemslice.contribution import score_neurons as score_neurons
+    from neusemslice.errors import NeuSemSliceError as NeuSemSliceError
+    from neusemslice.errors import UnsupportedModelError as UnsupportedModelError
+    from neusemslice.evaluation import Evaluation as Evaluation
+    from neusemslice.evaluation import evaluate as evaluate
+    from neusemslice.restructure import restructure as restructure
+    from neusemslice.slicing import ModelSlice as ModelSlice
+    from neusemslice.slicing import slice_model as slice_model
+    from neusemslice.tracing import SliceableModel as SliceableModel
+    from neusemslice.tracing import trace as trace
+
+_HOME = {
+    "Contributions": "contribution",
+    "Evaluation": "evaluation",
+    "ModelSlice": "slicing",
+    "NeuSemSliceError": "errors",
+    "SliceableModel": "tracing",
+    "SlicingConfig": "config",
+    "UnsupportedModelError": "errors",
+    "evaluate": "evaluation",
+    "load_checkpoint": "checkpoint",
+    "restructure": "restructure",
+    "score_neurons": "contribution",
+    "slice_model": "slicing",
+    "trace": "tracing",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
