@@ -1,0 +1,50 @@
+"""`/v1/artifacts`: the files that jobs produced."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from app.api.context import Context, RequestContext
+from app.api.downloads import blob_response
+from app.api.problems import documented
+from app.api.schemas import ArtifactRead
+from app.artifacts.orm import ArtifactRow
+
+router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+
+
+@router.get(
+    "/{artifact_id}",
+    operation_id="get_artifact",
+    response_model=ArtifactRead,
+    responses=documented(HTTPStatus.NOT_FOUND),
+)
+def get_artifact(artifact_id: str, context: Context) -> ArtifactRead:
+    """What the file is."""
+    return ArtifactRead.of(_read(context, artifact_id))
+
+
+@router.get(
+    "/{artifact_id}/content",
+    operation_id="download_artifact",
+    response_class=Response,
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+)
+async def download_artifact(artifact_id: str, request: Request, context: Context) -> Response:
+    """The file. Takes Range; the ETag is the SHA-256."""
+    row = await run_in_threadpool(_read, context, artifact_id)
+    return blob_response(
+        request,
+        context,
+        digest=row.digest,
+        size_bytes=row.size_bytes,
+        media_type=row.media_type,
+        filename=row.name,
+    )
+
+
+def _read(context: RequestContext, artifact_id: str) -> ArtifactRow:
+    with context.transaction() as session:
+        return context.catalog(session).artifact(artifact_id)

@@ -1,0 +1,158 @@
+"""What every endpoint gets: the services, who is asking, and one way to answer a POST exactly once."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import StringConstraints
+from sqlalchemy.orm import Session
+
+from app.api.changes import ChangeListener
+from app.artifacts.catalog import Catalog
+from app.artifacts.store import BlobStore
+from app.db import Database
+from app.errors import AuthenticationError, ForbiddenError
+from app.jobs.idempotency import recall, remember
+from app.jobs.queue import JobQueue, relay_outbox
+from app.jobs.service import JobService
+from app.projects.keys import DEFAULT_PROJECT, SCOPES, Principal, authenticate, ensure_project
+from app.settings import Settings
+
+bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key: `nss_…`")
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Repeat a POST safely: the same key and request take effect once.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the application is made of."""
+
+    settings: Settings
+    database: Database
+    store: BlobStore
+    queue: JobQueue
+    listener: ChangeListener
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A successful answer to a POST, in a form that can be kept and given again."""
+
+    status: int
+    body: Any
+    location: str | None = None
+
+    def to_response(self, *, replayed: bool = False) -> JSONResponse:
+        """The HTTP form."""
+        headers = {"Location": self.location} if self.location else {}
+        if replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return JSONResponse(self.body, self.status, headers)
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """One request's view of the service, limited to the caller's project."""
+
+    services: Services
+    principal: Principal
+    target: str
+    idempotency_key: str | None
+
+    @property
+    def settings(self) -> Settings:
+        """The service's settings."""
+        return self.services.settings
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        """A session that commits at the end of the block."""
+        return self.services.database.transaction()
+
+    def catalog(self, session: Session) -> Catalog:
+        """The project's models, datasets and artifacts."""
+        return Catalog(session, self.principal.project_id)
+
+    def jobs(self, session: Session) -> JobService:
+        """The project's jobs."""
+        return JobService(session, self.principal.project_id, max_attempts=self.settings.max_attempts)
+
+    def once(self, request: Any, action: Callable[[Session], Answer]) -> JSONResponse:
+        """Run `action` in a transaction and announce the jobs it queued, or repeat what it answered before.
+
+        `request` is everything the caller asked for, as JSON values; it must be the same for a repetition to count.
+        """
+        project_id, key = self.principal.project_id, self.idempotency_key
+        fingerprint = hashlib.sha256(json.dumps([self.target, request], sort_keys=True).encode()).hexdigest()
+        with self.transaction() as session:
+            if key is not None:
+                earlier = recall(session, project_id, key, fingerprint)
+                if earlier is not None:
+                    return Answer(**earlier).to_response(replayed=True)
+            answer = action(session)
+            if key is not None:
+                kept = {"status": answer.status, "body": answer.body, "location": answer.location}
+                remember(session, project_id, key, kept)
+        relay_outbox(self.services.database, self.services.queue)
+        return answer.to_response()
+
+
+def get_services(request: Request) -> Services:
+    """The application's services."""
+    services: Services = request.app.state.services
+    return services
+
+
+def get_principal(
+    request: Request,
+    services: Annotated[Services, Depends(get_services)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Principal:
+    """Who is asking, with the scope that the method needs."""
+    with services.database.transaction() as session:
+        if credentials is not None:
+            principal = authenticate(session, credentials.credentials)
+        elif services.settings.keyless:
+            principal = Principal(ensure_project(session, DEFAULT_PROJECT), frozenset(SCOPES))
+        else:
+            raise AuthenticationError(
+                "This request has no API key.", hint="Send the header `Authorization: Bearer nss_…`."
+            )
+    needed = "read" if request.method in ("GET", "HEAD") else "write"
+    if needed not in principal.scopes:
+        raise ForbiddenError(f"This API key lacks the scope {needed!r}.", hint="Use a key that has it.")
+    return principal
+
+
+def get_context(
+    request: Request,
+    services: Annotated[Services, Depends(get_services)],
+    principal: Annotated[Principal, Depends(get_principal)],
+    idempotency_key: IdempotencyKey = None,
+) -> RequestContext:
+    """The context of this request."""
+    return RequestContext(services, principal, f"{request.method} {request.url.path}", idempotency_key)
+
+
+Context = Annotated[RequestContext, Depends(get_context)]
+ServicesDep = Annotated[Services, Depends(get_services)]
+Limit = Annotated[int, Query(ge=1, le=200, description="At most this many.")]
+Cursor = Annotated[
+    str | None,
+    StringConstraints(pattern=r"^[a-z]+_[0-9a-z]{26}$"),
+    Query(description="`next_cursor` of the page before."),
+]
+WaitS = Annotated[float, Query(ge=0, le=600, description="Wait up to this many seconds for a change.")]

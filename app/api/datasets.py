@@ -1,0 +1,109 @@
+"""`/v1/datasets`: .npz, safetensors, or an archive of image folders."""
+
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, UploadFile
+from fastapi.responses import JSONResponse
+from pydantic import Field, TypeAdapter
+
+from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
+from app.api.problems import documented
+from app.api.schemas import DatasetRead, Page, page
+from app.api.uploads import MetadataForm, NameForm, parse_form, parse_metadata, store_file
+from app.artifacts.catalog import NewAsset
+from app.artifacts.orm import AssetStatus, DatasetRow
+from app.jobs.specs import InspectDatasetSpec, Strict
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+Side = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class PreprocessSpec(Strict):
+    """From stored to network values: resize when importing, then (x * scale - mean) / std."""
+
+    resize: tuple[Side, Side] | None = None
+    scale: float | None = Field(default=None, gt=0)
+    mean: list[float] | None = Field(default=None, min_length=1, max_length=4096)
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1, max_length=4096)
+
+
+class DatasetSpec(Strict):
+    """How to read the file."""
+
+    format: Literal["auto", "npz", "imagefolder", "safetensors"] = "auto"
+    preprocess: PreprocessSpec = PreprocessSpec()
+
+
+_SPEC: TypeAdapter[DatasetSpec] = TypeAdapter(DatasetSpec)
+
+
+@router.post(
+    "",
+    operation_id="create_dataset",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=DatasetRead,
+    responses=documented(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+)
+def create_dataset(
+    context: Context,
+    file: UploadFile,
+    spec: Annotated[str, Form(description="How to read the file, as JSON: format and preprocess.")] = "{}",
+    name: NameForm = None,
+    metadata: MetadataForm = None,
+) -> JSONResponse:
+    """Upload a dataset. It is `processing` until a worker has inspected it, then `ready` or `rejected`."""
+    reading = parse_form(_SPEC, "spec", spec)
+    assert isinstance(reading, DatasetSpec)  # noqa: S101 the adapter's type
+    described = reading.model_dump(mode="json", exclude_none=True)
+    asset = NewAsset(name or file.filename or "dataset", described, parse_metadata(metadata))
+    blob = store_file(context, file)
+
+    def register(session: Any) -> Answer:
+        row = context.catalog(session).add(DatasetRow, asset, blob)
+        context.jobs(session).inspect(InspectDatasetSpec(kind="inspect_dataset", dataset_id=row.id))
+        return Answer(HTTPStatus.ACCEPTED, DatasetRead.of(row).model_dump(mode="json"), f"/v1/datasets/{row.id}")
+
+    return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
+
+
+@router.get("", operation_id="list_datasets", response_model=Page[DatasetRead])
+def list_datasets(context: Context, cursor: Cursor = None, limit: Limit = 50) -> Page[DatasetRead]:
+    """The project's datasets, newest first."""
+    with context.transaction() as session:
+        rows = context.catalog(session).list(DatasetRow, before=cursor, limit=limit + 1)
+        return page([DatasetRead.of(row) for row in rows], [row.id for row in rows], limit)
+
+
+@router.get(
+    "/{dataset_id}",
+    operation_id="get_dataset",
+    response_model=DatasetRead,
+    responses=documented(HTTPStatus.NOT_FOUND),
+)
+async def get_dataset(dataset_id: str, context: Context, wait: WaitS = 0) -> DatasetRead:
+    """One dataset. With `?wait=30`, answers once it has been inspected."""
+    return await context.services.listener.until(
+        dataset_id,
+        lambda: _read(context, dataset_id),
+        lambda dataset: dataset.status != AssetStatus.PROCESSING,
+        min(wait, context.settings.long_poll_max_s),
+    )
+
+
+@router.delete(
+    "/{dataset_id}",
+    operation_id="delete_dataset",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=documented(HTTPStatus.NOT_FOUND),
+)
+def delete_dataset(dataset_id: str, context: Context) -> None:
+    """Take the dataset out of sight. Jobs that already have it go on; their results stay."""
+    with context.transaction() as session:
+        context.catalog(session).delete(DatasetRow, dataset_id)
+
+
+def _read(context: RequestContext, dataset_id: str) -> DatasetRead:
+    with context.transaction() as session:
+        return DatasetRead.of(context.catalog(session).get(DatasetRow, dataset_id))

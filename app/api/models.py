@@ -1,0 +1,130 @@
+"""`/v1/models`: networks as safetensors (or a state dict) and an architecture as data."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field, TypeAdapter
+from starlette.concurrency import run_in_threadpool
+
+from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
+from app.api.downloads import blob_response
+from app.api.problems import documented
+from app.api.schemas import ModelRead, Page, page
+from app.api.uploads import MetadataForm, NameForm, parse_form, parse_metadata, store_file
+from app.artifacts.catalog import NewAsset
+from app.artifacts.orm import AssetStatus, ModelRow
+from app.jobs.specs import InspectModelSpec, Strict
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+class LayerDescription(Strict):
+    """One layer as data."""
+
+    type: str = Field(max_length=100)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class ArchitectureSpec(Strict):
+    """A network as data, never as code. What the builder makes of it is checked in a worker."""
+
+    builder: str = Field(max_length=200, examples=["torchvision/vgg16_bn", "mlp", "layers"])
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    replace: dict[str, LayerDescription] = Field(default_factory=dict, max_length=100)
+    input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=4, examples=[[3, 32, 32]])
+
+
+_ARCHITECTURE: TypeAdapter[ArchitectureSpec] = TypeAdapter(ArchitectureSpec)
+
+
+@router.post(
+    "",
+    operation_id="create_model",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=ModelRead,
+    responses=documented(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+)
+def create_model(
+    context: Context,
+    file: UploadFile,
+    spec: Annotated[str, Form(description="The architecture, as JSON.")],
+    name: NameForm = None,
+    metadata: MetadataForm = None,
+) -> JSONResponse:
+    """Upload a network. It is `processing` until a worker has inspected it, then `ready` or `rejected`."""
+    architecture = parse_form(_ARCHITECTURE, "spec", spec)
+    assert isinstance(architecture, ArchitectureSpec)  # noqa: S101 the adapter's type
+    described = architecture.model_dump(mode="json", exclude_defaults=True)
+    asset = NewAsset(name or file.filename or "model", described, parse_metadata(metadata))
+    blob = store_file(context, file)
+
+    def register(session: Any) -> Answer:
+        row = context.catalog(session).add(ModelRow, asset, blob)
+        context.jobs(session).inspect(InspectModelSpec(kind="inspect_model", model_id=row.id))
+        return Answer(HTTPStatus.ACCEPTED, ModelRead.of(row).model_dump(mode="json"), f"/v1/models/{row.id}")
+
+    return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
+
+
+@router.get("", operation_id="list_models", response_model=Page[ModelRead])
+def list_models(context: Context, cursor: Cursor = None, limit: Limit = 50) -> Page[ModelRead]:
+    """The project's models, newest first."""
+    with context.transaction() as session:
+        rows = context.catalog(session).list(ModelRow, before=cursor, limit=limit + 1)
+        return page([ModelRead.of(row) for row in rows], [row.id for row in rows], limit)
+
+
+@router.get(
+    "/{model_id}", operation_id="get_model", response_model=ModelRead, responses=documented(HTTPStatus.NOT_FOUND)
+)
+async def get_model(model_id: str, context: Context, wait: WaitS = 0) -> ModelRead:
+    """One model. With `?wait=30`, answers once it has been inspected."""
+    return await context.services.listener.until(
+        model_id,
+        lambda: _read(context, model_id),
+        lambda model: model.status != AssetStatus.PROCESSING,
+        min(wait, context.settings.long_poll_max_s),
+    )
+
+
+@router.get(
+    "/{model_id}/content",
+    operation_id="download_model",
+    response_class=Response,
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+)
+async def download_model(model_id: str, request: Request, context: Context) -> Response:
+    """The checkpoint: safetensors with the architecture inside, for `neusemslice.load_checkpoint`."""
+    row = await run_in_threadpool(_read_ready, context, model_id)
+    return blob_response(
+        request,
+        context,
+        digest=row.digest or "",
+        size_bytes=row.size_bytes,
+        media_type="application/octet-stream",
+        filename=f"{row.id}.safetensors",
+    )
+
+
+@router.delete(
+    "/{model_id}",
+    operation_id="delete_model",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=documented(HTTPStatus.NOT_FOUND),
+)
+def delete_model(model_id: str, context: Context) -> None:
+    """Take the model out of sight. Jobs that already have it go on; their results stay."""
+    with context.transaction() as session:
+        context.catalog(session).delete(ModelRow, model_id)
+
+
+def _read(context: RequestContext, model_id: str) -> ModelRead:
+    with context.transaction() as session:
+        return ModelRead.of(context.catalog(session).get(ModelRow, model_id))
+
+
+def _read_ready(context: RequestContext, model_id: str) -> ModelRow:
+    with context.transaction() as session:
+        return context.catalog(session).get_ready(ModelRow, model_id)

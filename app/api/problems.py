@@ -1,0 +1,131 @@
+"""Every error leaves as application/problem+json (RFC 9457). Here, and only here, errors get status codes."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from app.errors import (
+    AuthenticationError,
+    ConflictError,
+    FieldError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    ServiceError,
+    TooLargeError,
+)
+from app.jobs.problems import problem
+
+log = structlog.get_logger(__name__)
+
+STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    ConflictError: HTTPStatus.CONFLICT,
+    InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    AuthenticationError: HTTPStatus.UNAUTHORIZED,
+    ForbiddenError: HTTPStatus.FORBIDDEN,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+}
+
+
+class ProblemDetail(BaseModel):
+    """What one field got wrong."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """The body of every error answer."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+    retryable: bool
+    errors: list[ProblemDetail]
+    request_id: str
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of an endpoint that can answer with these errors."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status.value: {"description": status.phrase, "model": Problem, "content": content} for status in statuses}
+
+
+def problem_response(
+    request: Request,
+    status: int,
+    body: dict[str, Any],
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """An answer with a problem object."""
+    content = body | {
+        "status": status,
+        "errors": [{"pointer": error.pointer, "detail": error.detail} for error in errors],
+        "request_id": request.scope.get("state", {}).get("request_id", ""),
+    }
+    return JSONResponse(content, status, headers, media_type="application/problem+json")
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Turn every exception an endpoint lets out into a problem."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def status_of(error: ServiceError) -> HTTPStatus:
+    """The status code of the closest type in the table."""
+    return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+
+
+async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)  # noqa: S101 the handler is registered for this type
+    status = status_of(error)
+    body = problem(error.code, error.message, hint=error.hint, retryable=error.retryable, title=status.phrase)
+    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+    if error.retryable:
+        headers["Retry-After"] = "1"
+    errors = error.errors if isinstance(error, InvalidInputError) else []
+    return problem_response(request, status, body, errors=errors, headers=headers)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 the handler is registered for this type
+    errors = [FieldError(_pointer(item["loc"]), item["msg"]) for item in error.errors()]
+    detail = "; ".join(f"{item.pointer or '/'}: {item.detail}" for item in errors[:5])
+    body = problem("invalid_input", detail, title="The request is not valid", hint="See errors[], and /docs.")
+    return problem_response(request, HTTPStatus.UNPROCESSABLE_ENTITY, body, errors=errors)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 the handler is registered for this type
+    phrase = HTTPStatus(error.status_code).phrase
+    code = "too_large" if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else phrase.lower().replace(" ", "_")
+    body = problem(code, str(error.detail), title=phrase)
+    return problem_response(request, error.status_code, body, headers=dict(error.headers or {}))
+
+
+async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("request.failed", exc_info=error, path=request.url.path)
+    body = problem("internal_error", "The server failed. It has logged why.", retryable=True)
+    return problem_response(request, HTTPStatus.INTERNAL_SERVER_ERROR, body)
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    """FastAPI's location as a JSON pointer into the body; parameters keep their place's name."""
+    parts = list(location[1:]) if location and location[0] == "body" else list(location)
+    return "".join(f"/{part}" for part in parts)

@@ -1,0 +1,67 @@
+"""Tables of what was uploaded and produced."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, ForeignKey, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, JsonObject, Timestamped
+
+
+class AssetStatus(StrEnum):
+    """Where a model or dataset stands."""
+
+    PROCESSING = "processing"
+    """Its inspection has not finished."""
+    READY = "ready"
+    """Jobs may use it."""
+    REJECTED = "rejected"
+    """Its inspection found it unusable; `error` says why."""
+
+
+class AssetColumns(Timestamped):
+    """What models and datasets have in common."""
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str]
+    status: Mapped[str] = mapped_column(default=AssetStatus.PROCESSING.value)
+    spec: Mapped[JsonObject]
+    source_digest: Mapped[str]
+    digest: Mapped[str | None]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    facts: Mapped[JsonObject | None]
+    error: Mapped[JsonObject | None]
+    metadata_: Mapped[JsonObject] = mapped_column("metadata", default=dict)
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), onupdate=func.clock_timestamp())
+    deleted_at: Mapped[datetime | None]
+
+
+class ModelRow(AssetColumns, Base):
+    """A network: `spec` is its architecture, `digest` its stored canonical checkpoint."""
+
+    __tablename__ = "models"
+
+    parent_model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    produced_by_job_id: Mapped[str | None]
+
+
+class DatasetRow(AssetColumns, Base):
+    """A dataset: `spec` says how to read it, `digest` names its stored canonical file."""
+
+    __tablename__ = "datasets"
+
+
+class ArtifactRow(Timestamped, Base):
+    """A file that a job produced."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    name: Mapped[str]
+    media_type: Mapped[str]
+    digest: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,61 @@
+"""The queue on Celery and Redis. A message carries a job's id and nothing else."""
+
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from app.jobs.queue import QueueUnavailableError
+
+RUN_JOB = "neusemslice.run_job"
+
+
+def make_celery(redis_url: str) -> Celery:
+    """The Celery application as both sides see it.
+
+    A message is acknowledged when it arrives, and none is fetched ahead: the lease on the job's row, not Redis, says
+    who works on a job, so nothing depends on redelivery or on the visibility timeout.
+    """
+    app = Celery("neusemslice", broker=redis_url)
+    app.conf.update(
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=2.0,
+        broker_transport_options={
+            "socket_timeout": 5.0,
+            "socket_connect_timeout": 2.0,
+            "retry_policy": {"max_retries": 1},
+        },
+    )
+    return app
+
+
+class CeleryQueue:
+    """See app.jobs.queue.JobQueue."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._celery = make_celery(redis_url)
+
+    def publish(self, job_id: str, queue: str) -> None:
+        """See JobQueue."""
+        options: dict[str, Any] = {"queue": queue, "retry": False, "ignore_result": True}
+        try:
+            self._celery.send_task(RUN_JOB, args=[job_id], **options)
+        except (OperationalError, OSError) as error:
+            raise QueueUnavailableError(str(error)) from error
+
+    def is_available(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=2.0)
+        except (OperationalError, OSError):
+            return False
+        return True

@@ -1,0 +1,65 @@
+"""The connection to Postgres: one engine a process, one transaction a request or step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from sqlalchemy import DateTime, Engine, MetaData, create_engine, func, make_url
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+JsonObject = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints get predictable names, so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: DateTime(timezone=True), JsonObject: JSONB}  # noqa: RUF012 SQLAlchemy's own form
+
+
+class Timestamped:
+    """Adds the creation time, by the database's clock."""
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Database:
+    """Sessions on one Postgres."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url).set(drivername="postgresql+psycopg")
+        self.engine: Engine = create_engine(self._url, pool_pre_ping=True, pool_size=10, max_overflow=40)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that commits at the end of the block and rolls back on any exception."""
+        with self._sessions.begin() as session:
+            yield session
+
+    @property
+    def dsn(self) -> str:
+        """The address as psycopg itself takes it (for LISTEN)."""
+        return self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def listen(self, *channels: str) -> psycopg.Connection:
+        """A connection of its own that receives notifications on `channels`."""
+        connection = psycopg.connect(self.dsn, autocommit=True)
+        for channel in channels:
+            connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
+        return connection
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()

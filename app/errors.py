@@ -1,0 +1,88 @@
+"""What the service refuses, one tree; it knows nothing of HTTP (app.api.problems maps it to status codes).
+
+ServiceError
+├── NotFoundError          no such object in this project
+├── ConflictError          the object's state does not allow this
+│   └── NotReadyError      it will, once its inspection has finished
+├── InvalidInputError      well-formed, but it makes no sense; points at the fields
+│   └── KeyReusedError     an Idempotency-Key came back with another request
+├── AuthenticationError    no API key, or not a valid one
+├── ForbiddenError         a valid API key without the needed scope
+└── TooLargeError          more bytes than the limit
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one field; `pointer` is a JSON pointer into the request."""
+
+    pointer: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """Base of the tree. `hint` says what to do; `retryable` whether the same request can succeed later."""
+
+    code = "service_error"
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "", code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code or self.code
+
+
+class NotFoundError(ServiceError):
+    """No such object in this project."""
+
+    code = "not_found"
+
+
+class ConflictError(ServiceError):
+    """The object's state does not allow this."""
+
+    code = "conflict"
+
+
+class NotReadyError(ConflictError):
+    """The object is still being inspected."""
+
+    code = "not_ready"
+    retryable = True
+
+
+class InvalidInputError(ServiceError):
+    """The request is well-formed, but it makes no sense."""
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, *, errors: list[FieldError] | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.errors = errors or []
+
+
+class KeyReusedError(InvalidInputError):
+    """An Idempotency-Key came back with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class AuthenticationError(ServiceError):
+    """No API key, or not a valid one."""
+
+    code = "unauthenticated"
+
+
+class ForbiddenError(ServiceError):
+    """The API key lacks a scope."""
+
+    code = "forbidden"
+
+
+class TooLargeError(ServiceError):
+    """More bytes than the limit."""
+
+    code = "too_large"

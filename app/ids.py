@@ -1,0 +1,12 @@
+"""Typed ids: a prefix and 26 characters that sort by creation time and cannot be guessed (ULID)."""
+
+import secrets
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id such as `job_01k9…`: 48 bits of milliseconds, then 80 random bits."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return prefix + "_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,125 @@
+"""How a job ends: everything that its end changes is one commit, and only its lease holder can make it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sqlalchemy.orm import Session
+
+from app.artifacts.catalog import accept, reject
+from app.artifacts.orm import ArtifactRow, AssetStatus, DatasetRow, ModelRow
+from app.artifacts.store import Blob
+from app.db import JsonObject
+from app.ids import new_id
+from app.jobs.events import announce
+from app.jobs.leases import Claim, close
+from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, RestructureSpec, parse_spec
+from app.jobs.status import JobStatus
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that the job's process left, already in the store."""
+
+    name: str
+    media_type: str
+    blob: Blob
+    role: Literal["artifact", "model", "dataset"] = "artifact"
+    facts: JsonObject = field(default_factory=dict)
+    """For a model or dataset: what the catalogue shows about it."""
+
+
+def succeed(
+    session: Session, held: Claim, *, result: JsonObject, versions: JsonObject, outputs: Sequence[Output]
+) -> None:
+    """Commit a success: status, result, artifacts, produced or inspected models and datasets.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    spec = parse_spec(held.spec)
+    produced: JsonObject = {}
+    if isinstance(spec, InspectModelSpec | InspectDatasetSpec):
+        _accept_inspected(session, _inspected(session, spec), outputs)
+    else:
+        _add_artifacts(session, held, outputs)
+        if isinstance(spec, RestructureSpec):
+            produced["model_id"] = _add_model(session, held, spec, outputs)
+    close(session, held, JobStatus.SUCCEEDED, result=result | produced, versions=versions, error=None)
+
+
+def fail(session: Session, held: Claim, error: JsonObject) -> None:
+    """Commit a failure; an inspected upload is rejected with the same error.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    reject_inspected(session, held.spec, error)
+    close(session, held, JobStatus.FAILED, error=error)
+
+
+def cancel(session: Session, held: Claim) -> None:
+    """Commit a cancellation that a client asked for.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    close(session, held, JobStatus.CANCELLED)
+
+
+def reject_inspected(session: Session, spec: JsonObject, error: JsonObject) -> None:
+    """If the job was an inspection, its upload is unusable."""
+    parsed = parse_spec(spec)
+    if isinstance(parsed, InspectModelSpec | InspectDatasetSpec):
+        asset = _inspected(session, parsed)
+        reject(asset, error)
+        announce(session, asset.id)
+
+
+def _inspected(session: Session, spec: InspectModelSpec | InspectDatasetSpec) -> ModelRow | DatasetRow:
+    if isinstance(spec, InspectModelSpec):
+        return session.get_one(ModelRow, spec.model_id)
+    return session.get_one(DatasetRow, spec.dataset_id)
+
+
+def _accept_inspected(session: Session, asset: ModelRow | DatasetRow, outputs: Sequence[Output]) -> None:
+    (canonical,) = outputs
+    accept(asset, digest=canonical.blob.digest, size_bytes=canonical.blob.size_bytes, facts=canonical.facts)
+    announce(session, asset.id)
+
+
+def _add_artifacts(session: Session, held: Claim, outputs: Sequence[Output]) -> None:
+    for output in outputs:
+        session.add(
+            ArtifactRow(
+                id=new_id("art"),
+                project_id=held.project_id,
+                job_id=held.job_id,
+                name=output.name,
+                media_type=output.media_type,
+                digest=output.blob.digest,
+                size_bytes=output.blob.size_bytes,
+            )
+        )
+
+
+def _add_model(session: Session, held: Claim, spec: RestructureSpec, outputs: Sequence[Output]) -> str:
+    (checkpoint,) = [output for output in outputs if output.role == "model"]
+    parent = session.get_one(ModelRow, spec.model_id)
+    facts = dict(checkpoint.facts)
+    model = ModelRow(
+        id=new_id("mdl"),
+        project_id=held.project_id,
+        name=spec.name or f"{parent.name} (restructured)",
+        spec=facts.pop("architecture"),
+        source_digest=checkpoint.blob.digest,
+        parent_model_id=parent.id,
+        produced_by_job_id=held.job_id,
+        status=AssetStatus.READY.value,
+        digest=checkpoint.blob.digest,
+        size_bytes=checkpoint.blob.size_bytes,
+        facts=facts,
+    )
+    session.add(model)
+    session.flush()
+    return model.id

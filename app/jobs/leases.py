@@ -1,0 +1,151 @@
+"""Who may work on a job: the fenced lease. All times are the database's.
+
+A claim raises the job's fence. Every later write names that fence and the running status, so a supervisor whose lease
+was taken away (it was paused, cut off, or presumed dead) changes nothing any more.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db import JsonObject
+from app.jobs.events import PROGRESS, STATUS, add_event
+from app.jobs.orm import JobRow, OutboxRow
+from app.jobs.status import JobStatus
+
+
+class LeaseLostError(Exception):
+    """Another supervisor, the reaper or a client has taken the job; stop working on it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job until the lease ends."""
+
+    job_id: str
+    fence: int
+    attempt: int
+    is_last_attempt: bool
+    kind: str
+    project_id: str
+    spec: JsonObject
+
+
+def claim(session: Session, job_id: str, *, owner: str, lease_s: float) -> Claim | None:
+    """Take the job if it is queued, or if its holder's lease has run out; None if it is not to be had."""
+    candidate = select(JobRow.id).where(JobRow.id == job_id, _is_free()).with_for_update()
+    return _claim(session, candidate, owner, lease_s)
+
+
+def claim_next(session: Session, queue: str, *, owner: str, lease_s: float) -> Claim | None:
+    """Take the oldest job of `queue` that is queued."""
+    query = select(JobRow.id).where(JobRow.status == JobStatus.QUEUED.value, JobRow.queue == queue)
+    candidate = query.order_by(JobRow.id).limit(1).with_for_update(skip_locked=True)
+    return _claim(session, candidate, owner, lease_s)
+
+
+def renew(session: Session, held: Claim, *, lease_s: float, progress: JsonObject | None = None) -> bool:
+    """Prolong the lease, pass progress on, and learn whether a client asked to cancel.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    values: dict[str, Any] = {"lease_until": _from_now(lease_s)}
+    if progress is not None:
+        values["progress"] = progress
+    query = update(JobRow).where(_is_held(held)).values(**values).returning(JobRow.cancel_requested)
+    cancel_requested = session.execute(query).scalar_one_or_none()
+    if cancel_requested is None:
+        raise LeaseLostError(held.job_id)
+    if progress is not None:
+        add_event(session, held.job_id, PROGRESS, progress)
+    return cancel_requested
+
+
+def close(session: Session, held: Claim, status: JobStatus, **values: Any) -> None:
+    """End the job in a terminal status, in the caller's transaction with everything else that belongs to the end.
+
+    Raises:
+        LeaseLostError: the job is no longer ours; the caller's transaction must not commit.
+    """
+    query = update(JobRow).where(_is_held(held)).values(**ending(status), **values).returning(JobRow.id)
+    if session.execute(query).scalar_one_or_none() is None:
+        raise LeaseLostError(held.job_id)
+    add_event(session, held.job_id, STATUS, {"status": status.value, "attempt": held.attempt})
+
+
+def give_back(session: Session, held: Claim, *, reason: str, refund: bool) -> None:
+    """Return the job to the queue; with `refund` the attempt does not count.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    attempt = JobRow.attempt - 1 if refund else JobRow.attempt
+    query = update(JobRow).where(_is_held(held)).values(**back_to_queue(), attempt=attempt).returning(JobRow.queue)
+    queue = session.execute(query).scalar_one_or_none()
+    if queue is None:
+        raise LeaseLostError(held.job_id)
+    session.add(OutboxRow(job_id=held.job_id, queue=queue))
+    status = {"status": JobStatus.QUEUED.value, "reason": reason, "attempt": held.attempt}
+    add_event(session, held.job_id, STATUS, status)
+
+
+def ending(status: JobStatus) -> dict[str, Any]:
+    """Column values of a job that has ended."""
+    return {"status": status.value, "lease_owner": None, "lease_until": None, "finished_at": func.clock_timestamp()}
+
+
+def back_to_queue() -> dict[str, Any]:
+    """Column values of a job that waits again."""
+    return {
+        "status": JobStatus.QUEUED.value,
+        "lease_owner": None,
+        "lease_until": None,
+        "progress": None,
+        "queued_at": func.clock_timestamp(),
+    }
+
+
+def has_expired() -> ColumnElement[bool]:
+    """Running, but its holder has fallen silent."""
+    return and_(JobRow.status == JobStatus.RUNNING.value, JobRow.lease_until < func.clock_timestamp())
+
+
+def _claim(session: Session, candidate: Select[tuple[str]], owner: str, lease_s: float) -> Claim | None:
+    query = (
+        update(JobRow)
+        .where(JobRow.id == candidate.scalar_subquery())
+        .values(
+            status=JobStatus.RUNNING.value,
+            attempt=JobRow.attempt + 1,
+            fence=JobRow.fence + 1,
+            lease_owner=owner,
+            lease_until=_from_now(lease_s),
+            progress=None,
+            started_at=func.coalesce(JobRow.started_at, func.clock_timestamp()),
+        )
+        .returning(JobRow)
+    )
+    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    if job is None:
+        return None
+    last = job.attempt >= job.attempt_limit
+    held = Claim(job.id, job.fence, job.attempt, last, job.kind, job.project_id, job.spec)
+    add_event(session, held.job_id, STATUS, {"status": JobStatus.RUNNING.value, "attempt": held.attempt})
+    return held
+
+
+def _is_free() -> ColumnElement[bool]:
+    abandoned = and_(has_expired(), JobRow.attempt < JobRow.attempt_limit, ~JobRow.cancel_requested)
+    return or_(JobRow.status == JobStatus.QUEUED.value, abandoned)
+
+
+def _is_held(held: Claim) -> ColumnElement[bool]:
+    return and_(JobRow.id == held.job_id, JobRow.fence == held.fence, JobRow.status == JobStatus.RUNNING.value)
+
+
+def _from_now(seconds: float) -> ColumnElement[Any]:
+    return func.clock_timestamp() + timedelta(seconds=seconds)

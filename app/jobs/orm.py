@@ -1,0 +1,80 @@
+"""Tables of the job's life."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Text, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, JsonObject, Timestamped
+from app.jobs.status import JobStatus
+
+
+class JobRow(Timestamped, Base):
+    """One job. This row is the truth about it; a queue message is only a hint that carries its id."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_queued", "queue", "id", postgresql_where=text("status = 'queued'")),
+        Index("ix_jobs_running", "lease_until", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_project_id_id", "project_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    kind: Mapped[str]
+    queue: Mapped[str]
+    spec: Mapped[JsonObject]
+    metadata_: Mapped[JsonObject] = mapped_column("metadata", default=dict)
+    status: Mapped[str] = mapped_column(default=JobStatus.QUEUED.value)
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    """How often a supervisor has claimed it."""
+    attempt_limit: Mapped[int]
+    fence: Mapped[int] = mapped_column(default=0)
+    """Rises with every claim; a supervisor may write only while it holds the highest one."""
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+
+    progress: Mapped[JsonObject | None]
+    result: Mapped[JsonObject | None]
+    error: Mapped[JsonObject | None]
+    versions: Mapped[JsonObject | None]
+    event_count: Mapped[int] = mapped_column(default=0)
+
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class JobEventRow(Base):
+    """Something that happened to a job; `seq` counts from 1 without gaps."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    data: Mapped[JsonObject]
+
+
+class OutboxRow(Timestamped, Base):
+    """A message still to be published; written in the job's transaction, removed once the queue has it."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    queue: Mapped[str]
+
+
+class IdempotencyRow(Timestamped, Base):
+    """The answer to a POST that carried an Idempotency-Key; written in that request's transaction."""
+
+    __tablename__ = "idempotency_keys"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    fingerprint: Mapped[str]
+    answer: Mapped[JsonObject | None]

@@ -1,0 +1,42 @@
+"""The error object of a job: the same shape as an HTTP problem (RFC 9457), so that clients read one shape."""
+
+from app.db import JsonObject
+
+TYPE_BASE = "urn:neusemslice:problem:"
+
+
+def problem(code: str, detail: str, *, title: str = "", hint: str = "", retryable: bool = False) -> JsonObject:
+    """A problem object without HTTP status."""
+    return {
+        "type": TYPE_BASE + code,
+        "title": title or code.replace("_", " ").capitalize(),
+        "code": code,
+        "detail": detail,
+        "hint": hint,
+        "retryable": retryable,
+    }
+
+
+def worker_lost(attempt: int) -> JsonObject:
+    """The job's worker fell silent, and no attempt is left."""
+    return problem(
+        "worker_lost",
+        f"The worker fell silent in attempt {attempt}, and no attempt is left.",
+        hint="Look at the worker's log (memory?), then POST …/retry.",
+        retryable=True,
+    )
+
+
+def child_died(reason: str, attempt: int) -> JsonObject:
+    """The job's own process died, and no attempt is left."""
+    return problem(
+        "process_died",
+        f"The job's process {reason} in attempt {attempt}, and no attempt is left.",
+        hint="It may need more memory than the worker grants: lower batch_size or samples_per_category, then retry.",
+        retryable=True,
+    )
+
+
+def timed_out(limit_s: float) -> JsonObject:
+    """The job ran longer than it may."""
+    return problem("timeout", f"The job ran longer than {limit_s:g} s.", hint="Analyse fewer samples, then retry.")

@@ -1,0 +1,134 @@
+"""What a job is asked to do: one validated shape for each kind. `kind` tells them apart."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+
+from neusemslice.config import Estimator, Landscape, MetricName, SlicingConfig, StrategyName
+from neusemslice.errors import ConfigError
+
+ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]{26}$")]
+DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-z]{26}$")]
+ArtifactId = Annotated[str, StringConstraints(pattern=r"^art_[0-9a-z]{26}$")]
+Cut = Annotated[float, Field(gt=0, le=1)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=16, description="Up to 16 pairs of your own; keys up to 64, values up to 512 characters."),
+]
+
+
+class Strict(BaseModel):
+    """Refuses unknown fields: a misspelt parameter must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SlicingParams(Strict):
+    """How neurons are scored and where the cut is made; see `neusemslice.SlicingConfig`."""
+
+    strategy: StrategyName = "semantic"
+    metric: MetricName = "taylor"
+    threshold: Cut | None = Field(default=None, description="Coverage theta, for `semantic` only. Default 0.95.")
+    fraction: Cut | None = Field(
+        default=None, description="Share of neurons kept, for the other strategies. Default 0.5."
+    )
+    estimator: Estimator = "unbiased"
+    landscape: Landscape = "pooled"
+    samples_per_category: int = Field(default=256, ge=4, le=10_000)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        try:
+            self.to_config(seed=0)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def to_config(self, *, seed: int) -> SlicingConfig:
+        """The library's form."""
+        return SlicingConfig(**self.model_dump(), seed=seed)
+
+
+class _Common(Strict):
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    metadata: Metadata = Field(default_factory=dict)
+    batch_size: int = Field(default=256, ge=1, le=8192)
+    limit_per_category: int | None = Field(
+        default=None, ge=4, description="Analyse at most this many samples of each category. Default: all."
+    )
+
+
+class SliceSpec(_Common):
+    """Find the critical neurons of a model on a dataset's train split."""
+
+    kind: Literal["slice"]
+    model_id: ModelId
+    dataset_id: DatasetId
+    slicing: SlicingParams = SlicingParams()
+    sweep: list[Cut] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Also cut at each of these (theta, or fraction) and report compression and accuracy.",
+    )
+
+
+class RestructureSpec(_Common):
+    """Remove the non-critical neurons physically and return a smaller checkpoint."""
+
+    kind: Literal["restructure"]
+    model_id: ModelId
+    dataset_id: DatasetId | None = Field(
+        default=None, description="For the analysis, and for accuracy before and after. Optional with `slice_id`."
+    )
+    slice_id: ArtifactId | None = Field(default=None, description="A `slice.safetensors` made from this model.")
+    cut: Cut | None = Field(default=None, description="Cut the stored slice at another theta or fraction.")
+    slicing: SlicingParams | None = Field(default=None, description="Slice first; instead of `slice_id`.")
+    name: str | None = Field(default=None, max_length=200, description="Name of the produced model.")
+
+    @model_validator(mode="after")
+    def _has_one_slice(self) -> Self:
+        if (self.slice_id is None) == (self.slicing is None):
+            raise ValueError("give exactly one of slice_id (an existing slice) and slicing (how to make one)")
+        if self.slicing is not None and self.dataset_id is None:
+            raise ValueError("slicing needs dataset_id: the data on which neurons are scored")
+        if self.slicing is not None and self.cut is not None:
+            raise ValueError("cut re-cuts a stored slice; with slicing set slicing.threshold or slicing.fraction")
+        return self
+
+
+class InspectModelSpec(Strict):
+    """Read an uploaded network, check it, and store it in canonical form."""
+
+    kind: Literal["inspect_model"]
+    model_id: ModelId
+
+
+class InspectDatasetSpec(Strict):
+    """Read an uploaded dataset, check it, and store it in canonical form."""
+
+    kind: Literal["inspect_dataset"]
+    dataset_id: DatasetId
+
+
+JobSpec = Annotated[SliceSpec | RestructureSpec, Field(discriminator="kind")]
+InspectionSpec = InspectModelSpec | InspectDatasetSpec
+AnySpec = SliceSpec | RestructureSpec | InspectModelSpec | InspectDatasetSpec
+
+JOB_KINDS = ("slice", "restructure")
+_ANY_SPEC: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
+
+
+def parse_spec(spec: dict[str, Any]) -> AnySpec:
+    """The typed form of a stored spec."""
+    return _ANY_SPEC.validate_python(spec)
+
+
+def queue_of(kind: str) -> str:
+    """Inspections are short and have a queue of their own, so that an hour's slicing does not hold up an upload."""
+    return "inspect" if kind.startswith("inspect_") else "compute"
+
+
+QUEUES = ("inspect", "compute")

@@ -1,0 +1,68 @@
+"""The service's settings, read from the environment once, at the edge of each process."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+def physical_memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+class Settings(BaseSettings):
+    """Every setting; each is read from `NEUSEMSLICE_<NAME>` unless an alias is given."""
+
+    model_config = SettingsConfigDict(env_prefix="NEUSEMSLICE_", populate_by_name=True)
+
+    data_dir: Path = Path("neusemslice-data")
+    """Holds the stored bytes, the work folders and, by default, the embedded Postgres."""
+    database_url: str | None = Field(default=None, validation_alias="DATABASE_URL")
+    """Postgres to use. Without it a private server is started under the data folder."""
+    redis_url: str | None = Field(default=None, validation_alias="REDIS_URL")
+    """Redis for Celery. Without it the local dispatcher polls the jobs table."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    keyless: bool = False
+    """Serve without API keys, as the default project. Refused unless the host is loopback."""
+
+    max_body_bytes: PositiveInt = 2 * GIB
+    """Largest request body: a model or a dataset."""
+    max_json_bytes: PositiveInt = MIB
+    """Largest JSON request body."""
+    long_poll_max_s: PositiveFloat = 60.0
+
+    lease_s: PositiveFloat = 30.0
+    """A running job whose supervisor has been silent for this long is taken away from it."""
+    heartbeat_s: PositiveFloat = 0.5
+    """How often a supervisor renews its lease, passes progress on and looks for a cancel request."""
+    poll_s: PositiveFloat = 2.0
+    """How often dispatcher, relay and reaper look at the tables when no notification wakes them."""
+    republish_after_s: PositiveFloat = 30.0
+    """A queued job older than this is announced again: its message may have been lost."""
+    max_attempts: PositiveInt = 3
+    cancel_grace_s: PositiveFloat = 0.5
+    """Time between SIGTERM and SIGKILL for a child that has to stop."""
+
+    job_timeout_s: PositiveFloat = 24 * 3600.0
+    job_memory_bytes: PositiveInt = Field(default_factory=physical_memory_bytes)
+    """Writable memory one job's process may map."""
+    job_file_bytes: PositiveInt = 64 * GIB
+    """Largest single file one job's process may write."""
+    job_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+
+    @property
+    def blob_dir(self) -> Path:
+        """Where the content-addressed store keeps its files."""
+        return self.data_dir / "blobs"
+
+    @property
+    def work_dir(self) -> Path:
+        """Where the attempt folders of running jobs are."""
+        return self.data_dir / "work"

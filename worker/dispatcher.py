@@ -1,0 +1,60 @@
+"""The local worker: takes jobs straight from the table, one at a time from each queue."""
+
+from collections.abc import Iterable
+from threading import Event, Thread
+
+import psycopg
+import structlog
+
+from app.artifacts.store import LocalBlobStore
+from app.db import Database
+from app.jobs.queue import LocalQueue
+from app.jobs.specs import QUEUES
+from app.settings import Settings
+from worker.maintenance import maintain
+from worker.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+
+def dispatch(settings: Settings, database: Database, stopping: Event) -> None:
+    """Work until `stopping` is set; then give the running jobs back to the queue."""
+    supervisor = Supervisor(settings, database, LocalBlobStore(settings.blob_dir))
+    bells = {queue: Event() for queue in QUEUES}
+    lanes = [Thread(target=_work, args=(settings, supervisor, queue, bells[queue], stopping)) for queue in QUEUES]
+    listener = Thread(target=_listen, args=(settings, database, bells.values(), stopping), daemon=True)
+    for thread in (*lanes, listener):
+        thread.start()
+    maintain(settings, database, LocalQueue(database), stopping)
+    supervisor.drain()
+    for bell in bells.values():
+        bell.set()
+    for lane in lanes:
+        lane.join()
+
+
+def _work(settings: Settings, supervisor: Supervisor, queue: str, bell: Event, stopping: Event) -> None:
+    """One lane. The thread lives as long as the process: the kernel kills a child whose starting thread ends."""
+    while not stopping.is_set():
+        bell.clear()
+        try:
+            busy = supervisor.run_next(queue)
+        except Exception:
+            log.exception("dispatcher.failed", queue=queue)  # the lane goes on; the reaper settles the job
+            busy = False
+        if not busy:
+            bell.wait(settings.poll_s)
+
+
+def _listen(settings: Settings, database: Database, bells: Iterable[Event], stopping: Event) -> None:
+    """Ring when a job is queued; without this connection the lanes still look every `poll_s`."""
+    while not stopping.is_set():
+        try:
+            with database.listen(LocalQueue.CHANNEL) as connection:
+                while not stopping.is_set():
+                    for _ in connection.notifies(timeout=settings.poll_s, stop_after=1):
+                        for bell in bells:
+                            bell.set()
+        except psycopg.OperationalError as error:
+            log.warning("dispatcher.disconnected", error=str(error))
+            stopping.wait(settings.poll_s)

@@ -1,0 +1,41 @@
+"""What each kind of job does with the library."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from app.jobs.specs import AnySpec, InspectDatasetSpec, InspectModelSpec, RestructureSpec, SliceSpec, parse_spec
+from worker.order import Task
+from worker.reporter import Reporter
+from worker.workspace import Order
+
+
+def carry_out(order: Order, root: Path, pipe: int, stopping: Event) -> dict[str, Any]:
+    """Do what the order says and return the outcome."""
+    spec = parse_spec(order.spec)
+    run, stages = _runner(spec)
+    files = {name: root / place for name, place in order.files.items()}
+    reporter = Reporter(pipe, stages)
+    return run(Task(spec, files, order.values, root / "outputs", order.limits.threads, reporter, stopping.is_set))
+
+
+def _runner(spec: AnySpec) -> tuple[Callable[[Task[Any]], dict[str, Any]], tuple[str, ...]]:
+    """The function and its stages. Imported here, so that reading a dataset does not wait for torch to load."""
+    match spec:
+        case InspectDatasetSpec():
+            from worker.inspections import DATASET_STAGES, inspect_dataset
+
+            return inspect_dataset, DATASET_STAGES
+        case InspectModelSpec():
+            from worker.inspections import MODEL_STAGES, inspect_model
+
+            return inspect_model, MODEL_STAGES
+        case SliceSpec():
+            from worker.slicing import STAGES, run_slice
+
+            return run_slice, STAGES
+        case RestructureSpec():
+            from worker.restructuring import stages_of, run_restructure
+
+            return run_restructure, stages_of(spec)

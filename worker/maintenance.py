@@ -1,0 +1,24 @@
+"""What has to happen from time to time, whoever does it: reap, relay, announce again."""
+
+from threading import Event
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from app.db import Database
+from app.jobs.queue import JobQueue, reannounce_stale, relay_outbox
+from app.jobs.reaper import reap
+from app.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: Event) -> None:
+    """Look every `poll_s` until `stopping`. Any number of processes may do this at once."""
+    while not stopping.wait(settings.poll_s):
+        try:
+            reap(database)
+            reannounce_stale(database, older_than_s=settings.republish_after_s)
+            relay_outbox(database, queue)
+        except DBAPIError as error:
+            log.warning("maintenance.failed", error=str(error))

@@ -1,0 +1,93 @@
+"""A job's process: reads its order, does the work, leaves the outcome. Started by worker.child, never by hand.
+
+It holds no credential and talks to nobody but its supervisor: files in, files out, progress on a pipe.
+"""
+
+import ctypes
+import os
+import platform
+import resource
+import signal
+import sys
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from neusemslice.errors import ConfigError, NeuSemSliceError, StoppedError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out the order in the workspace `arguments[0]`."""
+    root, pipe, supervisor = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    die_with_parent(supervisor)
+    from worker.workspace import ORDER, Order, write_outcome
+
+    order = Order.model_validate_json((root / ORDER).read_bytes())
+    set_limits(memory_bytes=order.limits.memory_bytes, file_bytes=order.limits.file_bytes)
+    stopping = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    try:
+        from worker.kinds import carry_out
+
+        outcome = carry_out(order, root, pipe, stopping) | {"versions": versions()}
+    except StoppedError:
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        outcome = {"error": describe(error)}
+    write_outcome(root, outcome)
+    return 0
+
+
+def die_with_parent(supervisor: int) -> None:
+    """Have the kernel kill this process when the supervisor ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it ended before we asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_limits(*, memory_bytes: int, file_bytes: int) -> None:
+    """Bound what this process can take from the machine, whatever the files tell it to do."""
+    for limit, value in (
+        (resource.RLIMIT_DATA, memory_bytes),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(limit)
+        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (bounded, bounded))
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """The job's error object."""
+    from app.jobs.problems import problem
+
+    if isinstance(error, NeuSemSliceError):
+        described = problem(error.code, error.message, hint=error.hint)
+        place = {name: value for name in ("node", "where", "field") if (value := getattr(error, name, ""))}
+        return described | place
+    if is_out_of_memory(error):
+        hint = "Lower batch_size or samples_per_category, then retry."
+        return problem("out_of_memory", "The job needed more memory than it may use.", hint=hint, retryable=True)
+    hint = "This is a fault of the service; its log has the details. A retry may help."
+    return problem("internal_error", f"The job failed unexpectedly: {type(error).__name__}.", hint=hint, retryable=True)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's, torch's on the CPU, and torch's on a GPU."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def versions() -> dict[str, str]:
+    """What computed the result."""
+    packages = {name: version(name) for name in ("neusemslice", "torch", "numpy")}
+    return packages | {"python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""One job from claim to commit: start its process, renew the lease, pass progress on, and settle the end."""
+
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from signal import Signals
+from threading import Event
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app.artifacts.store import BlobStore
+from app.db import Database
+from app.ids import new_id
+from app.jobs import completion, leases
+from app.jobs.completion import Output
+from app.jobs.leases import Claim, LeaseLostError
+from app.jobs.problems import child_died, timed_out
+from app.settings import Settings
+from worker.child import Child
+from worker.inputs import collect_inputs
+from worker.progress import ProgressMeter
+from worker.workspace import Limits, Outcome, Workspace
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 0.5
+
+
+class End(Enum):
+    """Why the supervisor stopped watching the process."""
+
+    EXITED = auto()
+    CANCELLED = auto()
+    TIMED_OUT = auto()
+    LEASE_LOST = auto()
+    DRAINING = auto()
+
+
+class Supervisor:
+    """Works on one job at a time in each thread that calls it."""
+
+    def __init__(self, settings: Settings, database: Database, store: BlobStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._owner = new_id("own")
+        self._draining = Event()
+
+    def run(self, job_id: str) -> bool:
+        """Work on this job if it is free; False if it is not."""
+        with self._database.transaction() as session:
+            held = leases.claim(session, job_id, owner=self._owner, lease_s=self._settings.lease_s)
+        return self._work_on(held)
+
+    def run_next(self, queue: str) -> bool:
+        """Work on the oldest queued job of `queue`; False if there is none."""
+        with self._database.transaction() as session:
+            held = leases.claim_next(session, queue, owner=self._owner, lease_s=self._settings.lease_s)
+        return self._work_on(held)
+
+    def drain(self) -> None:
+        """Stop the running processes and give their jobs back to the queue."""
+        self._draining.set()
+
+    def _work_on(self, held: Claim | None) -> bool:
+        if held is None:
+            return False
+        with structlog.contextvars.bound_contextvars(job_id=held.job_id, kind=held.kind, attempt=held.attempt):
+            log.info("job.started")
+            try:
+                self._supervise(held)
+            except LeaseLostError:
+                log.warning("job.lease_lost")
+        return True
+
+    def _supervise(self, held: Claim) -> None:
+        workspace = Workspace.create(self._settings.work_dir, held)
+        try:
+            with self._database.transaction() as session:
+                inputs = collect_inputs(session, held)
+            settings = self._settings
+            limits = Limits(
+                memory_bytes=settings.job_memory_bytes,
+                file_bytes=settings.job_file_bytes,
+                threads=settings.job_threads,
+            )
+            workspace.prepare(held, inputs, self._store, limits)
+            child = Child.start(workspace.root, threads=settings.job_threads)
+            try:
+                end = self._watch(child, held)
+                child.stop(0.0 if end is End.EXITED else settings.cancel_grace_s)
+            finally:
+                child.kill()
+            self._settle(held, end, child, workspace)
+        finally:
+            workspace.remove()
+
+    def _watch(self, child: Child, held: Claim) -> End:
+        """Follow the process until it ends or has to end."""
+        settings, meter = self._settings, ProgressMeter()
+        started = renewed = time.monotonic()
+        while True:
+            for message in child.messages(settings.heartbeat_s / 2):
+                meter.update(message)
+            now = time.monotonic()
+            if child.exit_code() is not None:
+                return End.EXITED
+            if self._draining.is_set():
+                return End.DRAINING
+            if now - started > settings.job_timeout_s:
+                return End.TIMED_OUT
+            if now - renewed < settings.heartbeat_s:
+                continue
+            try:
+                with self._database.transaction() as session:
+                    if leases.renew(session, held, lease_s=settings.lease_s, progress=meter.take_news()):
+                        return End.CANCELLED
+            except LeaseLostError:
+                return End.LEASE_LOST
+            except DBAPIError as error:
+                log.warning("job.heartbeat_failed", error=str(error))
+                if now - renewed > settings.lease_s:
+                    return End.LEASE_LOST
+                time.sleep(RETRY_S)
+            else:
+                renewed = now
+
+    def _settle(self, held: Claim, end: End, child: Child, workspace: Workspace) -> None:
+        """Commit what became of the job."""
+        match end:
+            case End.LEASE_LOST:
+                raise LeaseLostError(held.job_id)
+            case End.CANCELLED:
+                self._commit(lambda session: completion.cancel(session, held))
+            case End.DRAINING:
+                self._commit(lambda session: leases.give_back(session, held, reason="worker_stopped", refund=True))
+            case End.TIMED_OUT:
+                error = timed_out(self._settings.job_timeout_s)
+                self._commit(lambda session: completion.fail(session, held, error))
+            case End.EXITED:
+                outcome = workspace.read_outcome() if child.exit_code() == 0 else None
+                if outcome is None:
+                    self._settle_death(held, child.exit_code() or 0, workspace)
+                else:
+                    self._settle_outcome(held, outcome, workspace)
+        log.info("job.ended", end=end.name.lower())
+
+    def _settle_outcome(self, held: Claim, outcome: Outcome, workspace: Workspace) -> None:
+        if outcome.error is not None:
+            error = outcome.error
+            self._commit(lambda session: completion.fail(session, held, error))
+            return
+        outputs = [
+            Output(file.name, file.media_type, self._store.put_file(workspace.output(file.name)), file.role, file.facts)
+            for file in outcome.outputs
+        ]
+        self._commit(
+            lambda session: completion.succeed(
+                session, held, result=outcome.result, versions=outcome.versions, outputs=outputs
+            )
+        )
+
+    def _settle_death(self, held: Claim, code: int, workspace: Workspace) -> None:
+        reason = f"was killed by {Signals(-code).name}" if code < 0 else f"ended without an outcome (exit code {code})"
+        log.error("job.process_died", reason=reason, output=workspace.log_tail())
+        if held.is_last_attempt:
+            self._commit(lambda session: completion.fail(session, held, child_died(reason, held.attempt)))
+        else:
+            self._commit(lambda session: leases.give_back(session, held, reason="process_died", refund=False))
+
+    def _commit(self, write: Callable[[Session], None]) -> None:
+        """Write the end of the job, trying again while the database is away and the lease may still be ours."""
+        give_up = time.monotonic() + self._settings.lease_s
+        while True:
+            try:
+                with self._database.transaction() as session:
+                    write(session)
+            except DBAPIError as error:
+                if not error.connection_invalidated or time.monotonic() > give_up:
+                    raise
+                log.warning("job.commit_failed", error=str(error))
+                time.sleep(RETRY_S)
+            else:
+                return
