@@ -49,6 +49,11 @@ class Database:
             yield session
 
     @property
+    def url(self) -> str:
+        """The address, to hand on to another process."""
+        return self._url.render_as_string(hide_password=False)
+
+    @property
     def dsn(self) -> str:
         """The address as psycopg itself takes it (for LISTEN)."""
         return self._url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -36,6 +36,6 @@ def _runner(spec: AnySpec) -> tuple[Callable[[Task[Any]], dict[str, Any]], tuple
 
             return run_slice, STAGES
         case RestructureSpec():
-            from worker.restructuring import stages_of, run_restructure
+            from worker.restructuring import run_restructure, stages_of
 
             return run_restructure, stages_of(spec)

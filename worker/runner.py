@@ -3,8 +3,6 @@
 It holds no credential and talks to nobody but its supervisor: files in, files out, progress on a pipe.
 """
 
-import ctypes
-import os
 import platform
 import resource
 import signal
@@ -15,9 +13,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from neusemslice.errors import ConfigError, NeuSemSliceError, StoppedError
-
-_PR_SET_PDEATHSIG = 1
+from neusemslice.errors import NeuSemSliceError, StoppedError
+from worker.parent import die_with_parent
 
 
 def main(arguments: list[str]) -> int:
@@ -41,14 +38,6 @@ def main(arguments: list[str]) -> int:
         outcome = {"error": describe(error)}
     write_outcome(root, outcome)
     return 0
-
-
-def die_with_parent(supervisor: int) -> None:
-    """Have the kernel kill this process when the supervisor ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it ended before we asked
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def set_limits(*, memory_bytes: int, file_bytes: int) -> None:

@@ -22,6 +22,7 @@ from app.errors import (
     TooLargeError,
 )
 from app.jobs.problems import problem
+from app.jobs.specs import JOB_KINDS
 
 log = structlog.get_logger(__name__)
 
@@ -128,4 +129,6 @@ async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
 def _pointer(location: Sequence[str | int]) -> str:
     """FastAPI's location as a JSON pointer into the body; parameters keep their place's name."""
     parts = list(location[1:]) if location and location[0] == "body" else list(location)
+    if parts and parts[0] in JOB_KINDS:  # which member of the union was meant; the body has no such field
+        del parts[0]
     return "".join(f"/{part}" for part in parts)

@@ -1,0 +1,150 @@
+"""`neusemslice slice | restructure | evaluate`: the library on files, without a service."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neusemslice.config import SlicingConfig
+from neusemslice.errors import ConfigError
+from neusemslice.progress import OnProgress
+
+if TYPE_CHECKING:
+    from neusemslice.data import Dataset
+
+    from neusemslice import SliceableModel
+
+Model = Annotated[Path, typer.Argument(help="A checkpoint (.safetensors), or an architecture (.json) with --weights.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for an architecture: safetensors or a state dict.")]
+Data = Annotated[Path, typer.Option(help=".npz, .safetensors, or an archive of image folders.")]
+Preprocessing = Annotated[str, typer.Option("--preprocess", help='JSON: {"resize", "scale", "mean", "std"}.')]
+Strategy = Annotated[str, typer.Option(help="semantic, categorywise, global or random.")]
+Metric = Annotated[str, typer.Option(help="avg, var, ens, deeplift or taylor.")]
+Threshold = Annotated[float | None, typer.Option(help="Coverage theta, for semantic.")]
+Fraction = Annotated[float | None, typer.Option(help="Share of neurons kept, for the other strategies.")]
+Seed = Annotated[int, typer.Option(help="Orders what is random.")]
+BatchSize = Annotated[int, typer.Option(min=1)]
+
+
+def slice_files(
+    model: Model,
+    data: Data,
+    output: Annotated[Path, typer.Option(help="Where the slice goes.")] = Path("slice.safetensors"),
+    weights: Weights = None,
+    preprocess: Preprocessing = "{}",
+    strategy: Strategy = "semantic",
+    metric: Metric = "taylor",
+    threshold: Threshold = None,
+    fraction: Fraction = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 256,
+) -> None:
+    """Find the critical neurons of a network on files."""
+    from neusemslice import slice_model
+
+    values = {"strategy": strategy, "metric": metric, "threshold": threshold, "fraction": fraction, "seed": seed}
+    config = SlicingConfig.from_dict(values)
+    network = load(model, weights)
+    with opened(data, preprocess) as dataset, progress_bar() as on_progress:
+        found = slice_model(network, dataset.batches("train", batch_size), config, on_progress=on_progress)
+    found.save(output)
+    for layer, keep in found.merged().items():
+        typer.echo(f"{layer:24} {int(keep.sum()):6} of {keep.numel():6} neurons are critical")
+    typer.echo(f"written: {output}")
+
+
+def restructure_files(
+    model: Model,
+    slice_file: Annotated[Path, typer.Option("--slice", help="A slice made from this model.")],
+    output: Annotated[Path, typer.Option(help="Where the smaller checkpoint goes.")] = Path("restructured.safetensors"),
+    weights: Weights = None,
+    cut: Annotated[float | None, typer.Option(help="Cut the slice at another theta or fraction.")] = None,
+) -> None:
+    """Remove the non-critical neurons from a network on files."""
+    from neusemslice import ModelSlice, restructure
+
+    found = ModelSlice.load(slice_file)
+    result = restructure(load(model, weights), found if cut is None else found.at(cut))
+    result.save(output)
+    for name, value in result.report.to_dict().items():
+        typer.echo(f"{name}: {json.dumps(value)}")
+    typer.echo(f"written: {output}")
+
+
+def evaluate_files(
+    model: Model,
+    data: Data,
+    weights: Weights = None,
+    preprocess: Preprocessing = "{}",
+    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    batch_size: BatchSize = 256,
+) -> None:
+    """Accuracy of a network on files."""
+    from neusemslice import evaluate
+
+    network = load(model, weights)
+    with opened(data, preprocess) as dataset, progress_bar() as on_progress:
+        evaluation = evaluate(network, dataset.batches(split, batch_size), on_progress=on_progress)
+    typer.echo(json.dumps(evaluation.to_dict(), indent=2))
+
+
+def load(model: Path, weights: Path | None) -> "SliceableModel":
+    """The network in canonical form.
+
+    Raises:
+        ConfigError: an architecture came without weights, or a checkpoint with them.
+    """
+    import torch
+    from neusemslice.checkpoint import read_checkpoint_metadata
+    from neusemslice.weights import load_network
+
+    from neusemslice import trace
+    from neusemslice.architecture import input_shape_of
+
+    if (model.suffix == ".json") != (weights is not None):
+        raise ConfigError(
+            f"{model} and --weights do not go together.",
+            field="weights",
+            hint="Give a checkpoint alone, or an architecture (.json) with --weights.",
+        )
+    spec = json.loads(model.read_text()) if weights else read_checkpoint_metadata(model)["architecture"]
+    network = load_network(spec, weights or model)
+    return trace(network, torch.zeros(1, *input_shape_of(spec)))
+
+
+@contextmanager
+def opened(data: Path, preprocess: str) -> Iterator["Dataset"]:
+    """The dataset, converted in a temporary folder.
+
+    Raises:
+        ConfigError: `preprocess` is no JSON object.
+    """
+    from neusemslice.data import ImportLimits, Preprocess, import_dataset, open_dataset
+
+    try:
+        values: dict[str, Any] = json.loads(preprocess)
+    except ValueError as error:
+        raise ConfigError(f"--preprocess is no JSON: {error}.", field="preprocess") from error
+    with tempfile.TemporaryDirectory() as folder:
+        canonical = Path(folder) / "dataset.safetensors"
+        import_dataset(data, canonical, preprocess=Preprocess.from_dict(values), limits=ImportLimits())
+        yield open_dataset(canonical)
+
+
+@contextmanager
+def progress_bar() -> Iterator[OnProgress]:
+    """A bar on the terminal, one line for each stage."""
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        lines: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            line = lines.setdefault(stage, bar.add_task(stage) if stage not in lines else None)
+            bar.update(line, completed=done, total=total)
+
+        yield show

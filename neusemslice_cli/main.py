@@ -1,0 +1,179 @@
+"""`neusemslice`: the service's processes, its administration, and slicing on a laptop without any service."""
+
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+
+from app.errors import ServiceError
+from app.settings import Settings
+from neusemslice.errors import NeuSemSliceError
+from neusemslice_cli import files
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys of the service.")
+app.add_typer(keys, name="keys")
+app.command("slice")(files.slice_files)
+app.command("restructure")(files.restructure_files)
+app.command("evaluate")(files.evaluate_files)
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of stored bytes and the embedded Postgres.")]
+Parent = Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("demo-output"),
+) -> None:
+    """The whole service on real data, as an outside client would use it."""
+    from neusemslice_cli.demo import run_demo
+
+    run_demo(output)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. Default 8000.")] = None,
+    data_dir: DataDir = None,
+    *,
+    keyless: Annotated[bool, typer.Option("--keyless", help="No API keys; only on loopback.")] = False,
+    api_only: Annotated[bool, typer.Option("--api-only", help="Start no worker.")] = False,
+) -> None:
+    """The API, with a worker beside it."""
+    from neusemslice_cli.serve import run_server
+
+    settings = _settings(data_dir, host=host, port=port, keyless=keyless or None)
+    run_server(settings, api_only=api_only)
+
+
+@app.command()
+def worker(
+    data_dir: DataDir = None,
+    queues: Annotated[str, typer.Option(help="With Redis: the queues to take jobs from.")] = "inspect,compute",
+    concurrency: Annotated[int, typer.Option(min=1, help="With Redis: jobs at once.")] = 2,
+    parent: Parent = None,
+) -> None:
+    """Work on queued jobs: through Celery if REDIS_URL is set, otherwise straight from the table."""
+    from app.logging import configure_logging
+    from neusemslice_cli import processes
+
+    configure_logging()
+    settings = _settings(data_dir)
+    _end_with(parent)
+    with processes.migrated_database(settings) as database:
+        if settings.redis_url is None:
+            processes.run_dispatcher(settings, database, _stop_signal())
+        else:
+            processes.run_celery(settings, database, queues=queues, concurrency=concurrency)
+
+
+@app.command()
+def relay(data_dir: DataDir = None, parent: Parent = None) -> None:
+    """With Redis: announce queued jobs, and take jobs back from workers that fell silent."""
+    from app.logging import configure_logging
+    from app.queues import make_queue
+    from neusemslice_cli import processes
+    from worker.maintenance import maintain
+
+    configure_logging()
+    settings = _settings(data_dir)
+    _end_with(parent)
+    with processes.migrated_database(settings) as database:
+        maintain(settings, database, make_queue(settings, database), _stop_signal())
+
+
+@app.command()
+def migrate(
+    data_dir: DataDir = None,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="On a fresh database: do migrations and models agree?")
+    ] = False,
+) -> None:
+    """Bring the database to this version. The other commands do it by themselves."""
+    from neusemslice_cli import processes
+
+    if check:
+        processes.check_migrations()
+        return
+    with processes.migrated_database(_settings(data_dir)):
+        typer.echo("The database is up to date.")
+
+
+@keys.command("create")
+def create_key(
+    project: Annotated[str, typer.Option(help="Project the key opens; made if there is none.")] = "default",
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    *,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Without the scope `write`.")] = False,
+    valid_days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print it. It cannot be shown again."""
+    from app.projects import keys as api_keys
+    from neusemslice_cli import processes
+
+    scopes: list[api_keys.Scope] = ["read"] if read_only else ["read", "write"]
+    with processes.migrated_database(_settings(data_dir)) as database, database.transaction() as session:
+        key = api_keys.create_key(session, project=project, name=name, scopes=scopes, valid_days=valid_days)
+    typer.echo(key)
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """Every key: id, project, scopes, name, state."""
+    from app.projects import keys as api_keys
+    from neusemslice_cli import processes
+
+    with processes.migrated_database(_settings(data_dir)) as database, database.transaction() as session:
+        for row, project in api_keys.list_keys(session):
+            state = "revoked" if row.revoked_at else f"until {row.expires_at}" if row.expires_at else "valid"
+            typer.echo(f"{row.id}  {project}  {','.join(row.scopes)}  {state}  {row.name}")
+
+
+@keys.command("revoke")
+def revoke_key(key_id: str, data_dir: DataDir = None) -> None:
+    """Make a key useless from now on."""
+    from app.projects import keys as api_keys
+    from neusemslice_cli import processes
+
+    with processes.migrated_database(_settings(data_dir)) as database, database.transaction() as session:
+        api_keys.revoke_key(session, key_id)
+    typer.echo(f"{key_id} is revoked.")
+
+
+def main() -> None:
+    """Run the command line; expected errors become one line and exit code 1."""
+    try:
+        app()
+    except (NeuSemSliceError, ServiceError) as error:
+        hint = f"\n{error.hint}" if error.hint else ""
+        typer.echo(f"error: {error.message}{hint}", err=True)
+        sys.exit(1)
+
+
+def _settings(data_dir: Path | None, **values: object) -> Settings:
+    given = {name: value for name, value in {"data_dir": data_dir, **values}.items() if value is not None}
+    return Settings(**given)  # type: ignore[arg-type]
+
+
+def _end_with(parent: int | None) -> None:
+    if parent is not None:
+        from worker.parent import die_with_parent
+
+        die_with_parent(parent)
+
+
+def _stop_signal() -> Event:
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+if __name__ == "__main__":
+    main()
