@@ -1,7 +1,7 @@
 """Parameters of a slicing, as a frozen value checked at birth. Free of torch, so a service can validate with it."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from neusemslice.errors import ConfigError
 
@@ -31,7 +31,7 @@ class SlicingConfig:
         threshold: coverage theta in (0, 1], for `semantic` only. Default 0.95.
         fraction: share of each layer's neurons kept, in (0, 1], for the three other strategies. Default 0.5.
         estimator: CKA estimator. The biased one rises towards 1 when samples are fewer than neurons.
-        landscape: `pooled` averages a convolution's output over space before comparing; `flattened` keeps every position.
+        landscape: `pooled` averages a convolution's output over space before comparing; `flattened` keeps all of it.
         samples_per_category: at most this many samples of a category enter the CKA (all of them enter the scores).
         memory_budget_bytes: features held at once; layers are taken in groups that fit.
         seed: orders the random strategy and the random control curve.
@@ -84,7 +84,7 @@ class SlicingConfig:
         assert cut is not None  # set in __post_init__
         return cut
 
-    def with_cut(self, cut: float) -> Self:
+    def with_cut(self, cut: float) -> "SlicingConfig":
         """The same config with another theta (semantic) or fraction (the other strategies)."""
         field = "threshold" if self.strategy == "semantic" else "fraction"
         return type(self)(**{**self.to_dict(), field: cut})
@@ -94,7 +94,7 @@ class SlicingConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "SlicingConfig":
         """Inverse of `to_dict`.
 
         Raises:

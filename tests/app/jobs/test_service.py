@@ -1,0 +1,96 @@
+"""Submitting, cancelling and retrying."""
+
+from collections.abc import Callable
+
+import pytest
+
+from app.artifacts.catalog import Catalog, NewAsset, reject
+from app.artifacts.orm import DatasetRow, ModelRow
+from app.artifacts.store import Blob
+from app.db import Database
+from app.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
+from app.jobs import completion, leases
+from app.jobs.service import JobService
+from app.jobs.specs import SliceSpec
+from app.projects.keys import ensure_project
+from tests.app.jobs.conftest import read
+
+Submit = Callable[[], str]
+
+
+def test_a_model_that_is_still_inspected_is_not_ready(database: Database, project: str, spec: SliceSpec) -> None:
+    with database.transaction() as session:
+        model = Catalog(session, project).add(ModelRow, NewAsset("m", {}, {}), Blob("d" * 64, 1))
+        with pytest.raises(NotReadyError, match="still being inspected"):
+            JobService(session, project, max_attempts=3).submit(spec.model_copy(update={"model_id": model.id}))
+
+
+def test_a_rejected_model_is_a_conflict_that_says_why(database: Database, project: str, spec: SliceSpec) -> None:
+    with database.transaction() as session:
+        model = Catalog(session, project).add(ModelRow, NewAsset("m", {}, {}), Blob("d" * 64, 1))
+        reject(model, {"detail": "it holds NaN"})
+        with pytest.raises(ConflictError, match="it holds NaN"):
+            JobService(session, project, max_attempts=3).submit(spec.model_copy(update={"model_id": model.id}))
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"input_shape": [3, 8, 8], "categories": 10}, r"shape \[1, 8, 8\], the dataset has \[3, 8, 8\]"),
+        ({"input_shape": [1, 8, 8], "categories": 7}, "number of categories 10, the dataset has 7"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_is_refused_before_any_work(
+    database: Database, project: str, spec: SliceSpec, facts: dict[str, object], message: str
+) -> None:
+    with database.transaction() as session:
+        Catalog(session, project).get(DatasetRow, spec.dataset_id).facts = facts
+        with pytest.raises(InvalidInputError, match=message) as caught:
+            JobService(session, project, max_attempts=3).submit(spec)
+        assert caught.value.errors[0].pointer == "/dataset_id"
+
+
+def test_another_project_sees_neither_model_nor_job(database: Database, spec: SliceSpec, submit: Submit) -> None:
+    job_id = submit()
+    with database.transaction() as session:
+        other = JobService(session, ensure_project(session, "other"), max_attempts=3)
+        with pytest.raises(NotFoundError):
+            other.submit(spec)
+        for act in (other.get, other.cancel, other.retry):
+            with pytest.raises(NotFoundError):
+                act(job_id)
+        assert other.list(before=None, limit=10) == []
+
+
+def test_cancelling_a_queued_job_ends_it_at_once(database: Database, project: str, submit: Submit) -> None:
+    job_id = submit()
+    with database.transaction() as session:
+        assert JobService(session, project, max_attempts=3).cancel(job_id).status == "cancelled"
+    with database.transaction() as session:
+        assert leases.claim(session, job_id, owner="me", lease_s=30) is None
+
+
+def test_cancelling_an_ended_job_changes_nothing(database: Database, project: str, submit: Submit) -> None:
+    job_id = submit()
+    for _ in range(2):
+        with database.transaction() as session:
+            job = JobService(session, project, max_attempts=3).cancel(job_id)
+    assert (job.status, job.event_count) == ("cancelled", 2)
+
+
+def test_retrying_a_failed_job_gives_it_fresh_attempts(database: Database, project: str, submit: Submit) -> None:
+    job_id = submit()
+    with database.transaction() as session:
+        held = leases.claim(session, job_id, owner="me", lease_s=30)
+        assert held is not None
+        completion.fail(session, held, {"code": "x"})
+    with database.transaction() as session:
+        job = JobService(session, project, max_attempts=3).retry(job_id)
+    assert (job.status, job.error, job.attempt, job.attempt_limit) == ("queued", None, 1, 4)
+
+
+def test_a_job_under_way_cannot_be_retried(database: Database, project: str, submit: Submit) -> None:
+    job_id = submit()
+    with database.transaction() as session, pytest.raises(ConflictError, match="is queued"):
+        JobService(session, project, max_attempts=3).retry(job_id)
+    assert read(database, job_id).event_count == 1

@@ -1,0 +1,16 @@
+"""Typed ids."""
+
+import re
+import time
+
+from app.ids import new_id
+
+
+def test_ids_are_typed_unique_and_sort_by_time() -> None:
+    ids = []
+    for _ in range(5):
+        ids.append(new_id("job"))
+        time.sleep(0.002)
+    assert ids == sorted(ids)
+    assert len({new_id("job") for _ in range(1000)}) == 1000
+    assert all(re.fullmatch(r"job_[0-9a-z]{26}", each) for each in ids)
