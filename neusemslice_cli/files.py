@@ -138,13 +138,14 @@ def opened(data: Path, preprocess: str) -> Iterator["Dataset"]:
 @contextmanager
 def progress_bar() -> Iterator[OnProgress]:
     """A bar on the terminal, one line for each stage."""
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     with Progress(transient=True) as bar:
-        lines: dict[str, Any] = {}
+        lines: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
-            line = lines.setdefault(stage, bar.add_task(stage) if stage not in lines else None)
-            bar.update(line, completed=done, total=total)
+            if stage not in lines:
+                lines[stage] = bar.add_task(stage)
+            bar.update(lines[stage], completed=done, total=total)
 
         yield show

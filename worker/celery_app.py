@@ -22,7 +22,7 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
         """Made in the pool's process, after the fork: connections are not shared."""
         return Supervisor(settings, Database(database_url), LocalBlobStore(settings.blob_dir))
 
-    @app.task(name=RUN_JOB)
+    @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         """Work on the job if it is free. A message that comes twice or too late finds nothing to do."""
         supervisor().run(job_id)

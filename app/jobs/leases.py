@@ -114,7 +114,7 @@ def has_expired() -> ColumnElement[bool]:
     return and_(JobRow.status == JobStatus.RUNNING.value, JobRow.lease_until < func.clock_timestamp())
 
 
-def _claim(session: Session, candidate: Select[tuple[str]], owner: str, lease_s: float) -> Claim | None:
+def _claim(session: Session, candidate: Select[str], owner: str, lease_s: float) -> Claim | None:
     query = (
         update(JobRow)
         .where(JobRow.id == candidate.scalar_subquery())

@@ -92,7 +92,8 @@ def _is_valid(row: ApiKeyRow, session: Session) -> bool:
 
 
 def _now(session: Session) -> datetime:
-    return session.execute(select(func.clock_timestamp())).scalar_one()
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return now
 
 
 def _digest(secret: str) -> bytes:

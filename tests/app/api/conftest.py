@@ -1,0 +1,77 @@
+"""The API behind a real uvicorn, without a worker: what would be a worker's writes, tests make themselves."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from app.artifacts.catalog import Catalog, NewAsset, accept
+from app.artifacts.orm import DatasetRow, ModelRow
+from app.artifacts.store import LocalBlobStore
+from app.db import Database
+from app.main import create_app
+from app.projects.keys import authenticate, create_key
+from app.settings import Settings
+
+FACTS = {"input_shape": [1, 8, 8], "categories": 10}
+
+
+@dataclass
+class Api:
+    """A running API and what tests need to reach behind it."""
+
+    url: str
+    key: str
+    project: str
+    database: Database
+    store: LocalBlobStore
+    settings: Settings
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key or self.key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+
+
+@pytest.fixture
+def api(database: Database, tmp_path: Path) -> Iterator[Api]:
+    """The API with one project."""
+    settings = Settings(data_dir=tmp_path, max_body_bytes=200_000, max_json_bytes=20_000)
+    config = uvicorn.Config(create_app(settings, database), port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with database.transaction() as session:
+        key = create_key(session, project="default", name="")
+        project = authenticate(session, key).project_id
+    yield Api(f"http://127.0.0.1:{port}", key, project, database, LocalBlobStore(settings.blob_dir), settings)
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[httpx.Client]:
+    """A client with a valid key."""
+    with api.client() as client:
+        yield client
+
+
+@pytest.fixture
+def job(api: Api) -> dict[str, object]:
+    """The body of a valid slice job, on a ready model and dataset."""
+    with api.database.transaction() as session:
+        catalog = Catalog(session, api.project)
+        source = api.settings.data_dir / "content"
+        source.write_bytes(bytes(range(256)) * 4)
+        blob = api.store.put_file(source)
+        rows = [catalog.add(kind, NewAsset("x", {}, {}), blob) for kind in (ModelRow, DatasetRow)]
+        for row in rows:
+            accept(row, digest=blob.digest, size_bytes=blob.size_bytes, facts=FACTS)
+    return {"kind": "slice", "model_id": rows[0].id, "dataset_id": rows[1].id}

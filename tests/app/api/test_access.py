@@ -1,0 +1,63 @@
+"""Who gets in, and what they see."""
+
+import httpx
+import pytest
+
+from app.projects.keys import create_key
+from tests.app.api.conftest import Api
+
+PATHS = ["/v1/models", "/v1/datasets", "/v1/jobs", "/v1/artifacts/art_" + "0" * 26]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer nss_0_0"}, {"Authorization": "Basic eDp5"}])
+def test_without_a_valid_key_nothing_is_shown(api: Api, path: str, header: dict[str, str]) -> None:
+    answer = httpx.get(api.url + path, headers=header)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_read_only_key_changes_nothing(api: Api, job: dict[str, object]) -> None:
+    with api.database.transaction() as session:
+        key = create_key(session, project="default", name="", scopes=["read"])
+    with api.client(key) as client:
+        assert client.get("/v1/jobs").status_code == 200
+        answer = client.post("/v1/jobs", json=job)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+def test_another_projects_objects_do_not_exist(api: Api, client: httpx.Client, job: dict[str, object]) -> None:
+    mine = client.post("/v1/jobs", json=job).json()
+    with api.database.transaction() as session:
+        key = create_key(session, project="other", name="")
+    with api.client(key) as stranger:
+        answers = [
+            stranger.get(f"/v1/models/{job['model_id']}"),
+            stranger.get(f"/v1/models/{job['model_id']}/content"),
+            stranger.delete(f"/v1/models/{job['model_id']}"),
+            stranger.get(f"/v1/datasets/{job['dataset_id']}"),
+            stranger.delete(f"/v1/datasets/{job['dataset_id']}"),
+            stranger.get(mine["links"]["self"]),
+            stranger.get(mine["links"]["events"]),
+            stranger.get(mine["links"]["artifacts"]),
+            stranger.post(mine["links"]["cancel"]),
+            stranger.post(mine["links"]["retry"]),
+            stranger.post("/v1/jobs", json=job),
+        ]
+        assert {answer.status_code for answer in answers} == {404}
+        assert stranger.get("/v1/jobs").json()["data"] == []
+        assert stranger.get("/v1/models").json()["data"] == []
+    assert client.get(mine["links"]["self"]).json()["status"] == "queued"
+
+
+def test_health_needs_no_key(api: Api) -> None:
+    assert httpx.get(f"{api.url}/livez").json() == {"status": "alive"}
+    ready = httpx.get(f"{api.url}/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "database": "ok", "queue": "ok"})
+
+
+def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
+    for answer, status in ((client.get("/v2/jobs"), 404), (client.put("/v1/jobs"), 405)):
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
