@@ -47,8 +47,12 @@ _MLP = {
 }
 
 
-def find_builder(name: str) -> Builder:
-    """The builder of that name, which makes a network on the `meta` device from keywords of its own.
+def find_builder(name: str, device: str = "meta") -> Builder:
+    """The builder of that name, which makes a network from keywords of its own.
+
+    Args:
+        name: one of ours, a torchvision classifier, or the name of an entry point.
+        device: where builders that are not ours make their tensors; ours make them on `meta`.
 
     Raises:
         ArchitectureError: there is none.
@@ -57,10 +61,10 @@ def find_builder(name: str) -> Builder:
         return _BUILDERS[name]
     family, _, member = name.partition("/")
     if family == "torchvision" and member in TORCHVISION_KEYWORDS:
-        return lambda kwargs: _build_torchvision(member, kwargs)
+        return lambda kwargs: _build_torchvision(member, kwargs, device)
     registered = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name in registered:
-        return lambda kwargs: _build_foreign(registered[name].load(), name, kwargs)
+        return lambda kwargs: _build_foreign(registered[name].load(), name, kwargs, device)
     known = [*_BUILDERS, *sorted(registered), *(f"torchvision/{member}" for member in TORCHVISION_KEYWORDS)]
     raise ArchitectureError(f"There is no builder {show(name)}.", where="builder", hint=suggest(name, known))
 
@@ -100,16 +104,16 @@ def _required(values: dict[str, Any], name: str, known: dict[str, Keyword]) -> A
     return values[name]
 
 
-def _build_torchvision(name: str, kwargs: dict[str, Any]) -> nn.Module:
+def _build_torchvision(name: str, kwargs: dict[str, Any], device: str) -> nn.Module:
     checked = check_keywords(kwargs, TORCHVISION_KEYWORDS[name], "kwargs")
     models = import_module("torchvision.models")  # takes seconds, hence only here
-    return _build_foreign(getattr(models, name), f"torchvision/{name}", {**checked, "weights": None})
+    return _build_foreign(getattr(models, name), f"torchvision/{name}", {**checked, "weights": None}, device)
 
 
-def _build_foreign(build: Callable[..., Any], name: str, kwargs: dict[str, Any]) -> nn.Module:
+def _build_foreign(build: Callable[..., Any], name: str, kwargs: dict[str, Any], device: str) -> nn.Module:
     """Call a builder that is not ours, and turn its complaints about the keywords into ours."""
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             network = build(**kwargs)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ArchitectureError(
