@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from neusemslice.checkpoint import read_checkpoint_metadata
 from neusemslice.data import Dataset
 from neusemslice.profiling import count_flops, count_parameters, measure_latency
-from neusemslice.weights import load_network
 from torch import nn
 
 from neusemslice import SliceableModel, evaluate, trace
+from neusemslice.checkpoint import read_checkpoint_metadata
 from neusemslice.progress import OnProgress, ShouldStop
+from neusemslice.weights import load_network
 
 LATENCY_BATCHES = (1, 64)
 LATENCY_REPEATS = 20

@@ -6,7 +6,7 @@ from threading import Event
 from typing import Any
 
 from app.jobs.specs import AnySpec, InspectDatasetSpec, InspectModelSpec, RestructureSpec, SliceSpec, parse_spec
-from worker.order import Task
+from worker.assignment import Assignment
 from worker.reporter import Reporter
 from worker.workspace import Order
 
@@ -17,10 +17,10 @@ def carry_out(order: Order, root: Path, pipe: int, stopping: Event) -> dict[str,
     run, stages = _runner(spec)
     files = {name: root / place for name, place in order.files.items()}
     reporter = Reporter(pipe, stages)
-    return run(Task(spec, files, order.values, root / "outputs", order.limits.threads, reporter, stopping.is_set))
+    return run(Assignment(spec, files, order.values, root / "outputs", order.limits.threads, reporter, stopping.is_set))
 
 
-def _runner(spec: AnySpec) -> tuple[Callable[[Task[Any]], dict[str, Any]], tuple[str, ...]]:
+def _runner(spec: AnySpec) -> tuple[Callable[[Assignment[Any]], dict[str, Any]], tuple[str, ...]]:
     """The function and its stages. Imported here, so that reading a dataset does not wait for torch to load."""
     match spec:
         case InspectDatasetSpec():

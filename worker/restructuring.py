@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 import torch
-from neusemslice.checkpoint import read_checkpoint_metadata
 from neusemslice.data import Dataset, open_dataset
 
 from app.jobs.specs import RestructureSpec
 from neusemslice import ModelSlice, SliceableModel, restructure, slice_model, trace
+from neusemslice.checkpoint import read_checkpoint_metadata
+from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost, model_facts
-from worker.order import Task
 
 SLICING_STAGES = ("score", "coverage")
 
@@ -21,19 +21,19 @@ def stages_of(spec: RestructureSpec) -> tuple[str, ...]:
     return ("load", *analysis, "restructure", "evaluate")
 
 
-def run_restructure(task: Task[RestructureSpec]) -> dict[str, Any]:
+def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
     """Outputs the smaller checkpoint, the slice if it was made here, and a report."""
-    torch.set_num_threads(task.threads)
-    task.on_progress("load", 0, 1)
-    model = load_model(task.files["model"])
-    dataset = open_dataset(task.files["dataset"]) if "dataset" in task.files else None
+    torch.set_num_threads(assignment.threads)
+    assignment.on_progress("load", 0, 1)
+    model = load_model(assignment.files["model"])
+    dataset = open_dataset(assignment.files["dataset"]) if "dataset" in assignment.files else None
     outputs: list[dict[str, Any]] = [{"name": "report.json"}]
-    slice_ = _slice(task, model, dataset)
-    if task.spec.slicing is not None:
-        slice_.save(task.outputs / "slice.safetensors")
+    slice_ = _slice(assignment, model, dataset)
+    if assignment.spec.slicing is not None:
+        slice_.save(assignment.outputs / "slice.safetensors")
         outputs.append({"name": "slice.safetensors"})
-    smaller = restructure(model, slice_, on_progress=task.on_progress, should_stop=task.should_stop)
-    checkpoint = task.outputs / "checkpoint.safetensors"
+    smaller = restructure(model, slice_, on_progress=assignment.on_progress, should_stop=assignment.should_stop)
+    checkpoint = assignment.outputs / "checkpoint.safetensors"
     smaller.save(checkpoint)
     example = torch.zeros(1, *model.input_shape, device=model.device)
     facts = model_facts(trace(smaller.model, example))
@@ -42,28 +42,28 @@ def run_restructure(task: Task[RestructureSpec]) -> dict[str, Any]:
     result = {
         "cut": slice_.config.cut,
         "evaluated_on": None if dataset is None else evaluation_split(dataset),
-        "before": _measure(task, model.graph_module, model, dataset, task.files["model"].stat().st_size),
-        "after": _measure(task, smaller.model, model, dataset, checkpoint.stat().st_size),
+        "before": _measure(assignment, model.graph_module, model, dataset, assignment.files["model"].stat().st_size),
+        "after": _measure(assignment, smaller.model, model, dataset, checkpoint.stat().st_size),
         "report": smaller.report.to_dict(),
     }
-    (task.outputs / "report.json").write_text(json.dumps(result, indent=2))
+    (assignment.outputs / "report.json").write_text(json.dumps(result, indent=2))
     return {"result": result, "outputs": outputs}
 
 
-def _slice(task: Task[RestructureSpec], model: SliceableModel, dataset: Dataset | None) -> ModelSlice:
+def _slice(assignment: Assignment[RestructureSpec], model: SliceableModel, dataset: Dataset | None) -> ModelSlice:
     """The stored slice, cut again if asked; or a new one."""
-    spec = task.spec
+    spec = assignment.spec
     if spec.slicing is None:
-        stored = ModelSlice.load(task.files["slice"])
+        stored = ModelSlice.load(assignment.files["slice"])
         return stored if spec.cut is None else stored.at(spec.cut)
     assert dataset is not None  # noqa: S101 the spec's own check
     data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
     config = spec.slicing.to_config(seed=spec.seed)
-    return slice_model(model, data, config, on_progress=task.on_progress, should_stop=task.should_stop)
+    return slice_model(model, data, config, on_progress=assignment.on_progress, should_stop=assignment.should_stop)
 
 
 def _measure(
-    task: Task[RestructureSpec],
+    assignment: Assignment[RestructureSpec],
     network: torch.nn.Module,
     model: SliceableModel,
     dataset: Dataset | None,
@@ -75,8 +75,8 @@ def _measure(
     evaluation = measure_accuracy(
         network,
         dataset,
-        batch_size=task.spec.batch_size,
-        on_progress=task.on_progress,
-        should_stop=task.should_stop,
+        batch_size=assignment.spec.batch_size,
+        on_progress=assignment.on_progress,
+        should_stop=assignment.should_stop,
     )
     return cost | {"accuracy": evaluation["accuracy"], "loss": evaluation["loss"]}

@@ -9,23 +9,23 @@ from neusemslice.data import Dataset, open_dataset
 
 from app.jobs.specs import SliceSpec
 from neusemslice import ModelSlice, SliceableModel, restructure, slice_model
+from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy
-from worker.order import Task
 
 STAGES = ("load", "score", "coverage", "evaluate")
 
 
-def run_slice(task: Task[SliceSpec]) -> dict[str, Any]:
+def run_slice(assignment: Assignment[SliceSpec]) -> dict[str, Any]:
     """Outputs the slice (masks, curves, orders) and a report."""
-    spec = task.spec
-    torch.set_num_threads(task.threads)
-    task.on_progress("load", 0, 1)
-    model, dataset = load_model(task.files["model"]), open_dataset(task.files["dataset"])
+    spec = assignment.spec
+    torch.set_num_threads(assignment.threads)
+    assignment.on_progress("load", 0, 1)
+    model, dataset = load_model(assignment.files["model"]), open_dataset(assignment.files["dataset"])
     data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
     config = spec.slicing.to_config(seed=spec.seed)
-    slice_ = slice_model(model, data, config, on_progress=task.on_progress, should_stop=task.should_stop)
-    slice_.save(task.outputs / "slice.safetensors")
-    points = _cuts(task, model, dataset, slice_)
+    slice_ = slice_model(model, data, config, on_progress=assignment.on_progress, should_stop=assignment.should_stop)
+    slice_.save(assignment.outputs / "slice.safetensors")
+    points = _cuts(assignment, model, dataset, slice_)
     result = {
         "evaluated_on": evaluation_split(dataset),
         "accuracy_before": points["before"]["accuracy"],
@@ -33,27 +33,29 @@ def run_slice(task: Task[SliceSpec]) -> dict[str, Any]:
         "sweep": points["sweep"],
         "layers": slice_.summary(),
     }
-    (task.outputs / "report.json").write_text(json.dumps({"config": config.to_dict(), **result}, indent=2))
+    (assignment.outputs / "report.json").write_text(json.dumps({"config": config.to_dict(), **result}, indent=2))
     return {"result": result, "outputs": [{"name": "slice.safetensors"}, {"name": "report.json"}]}
 
 
-def _cuts(task: Task[SliceSpec], model: SliceableModel, dataset: Dataset, slice_: ModelSlice) -> dict[str, Any]:
+def _cuts(
+    assignment: Assignment[SliceSpec], model: SliceableModel, dataset: Dataset, slice_: ModelSlice
+) -> dict[str, Any]:
     """Compression and accuracy of the network itself, at the slice's own cut, and at each of the sweep."""
-    spec = task.spec
+    spec = assignment.spec
     measure = partial(
         measure_accuracy,
         dataset=dataset,
         batch_size=spec.batch_size,
         on_progress=None,
-        should_stop=task.should_stop,
+        should_stop=assignment.should_stop,
     )
     cuts = [slice_.config.cut, *spec.sweep]
     points = []
-    task.on_progress("evaluate", 0, len(cuts) + 1)
+    assignment.on_progress("evaluate", 0, len(cuts) + 1)
     before = measure(model)
     for done, cut in enumerate(cuts, start=1):
-        task.on_progress("evaluate", done, len(cuts) + 1)
-        smaller = restructure(model, slice_.at(cut), should_stop=task.should_stop)
+        assignment.on_progress("evaluate", done, len(cuts) + 1)
+        smaller = restructure(model, slice_.at(cut), should_stop=assignment.should_stop)
         accuracy = measure(smaller.model)["accuracy"]
         points.append({"cut": cut, "compression_rate": smaller.report.compression_rate, "accuracy": accuracy})
     return {"before": before, "cut": points[0], "sweep": points[1:]}

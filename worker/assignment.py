@@ -11,7 +11,7 @@ SpecT = TypeVar("SpecT")
 
 
 @dataclass(frozen=True)
-class Task(Generic[SpecT]):
+class Assignment(Generic[SpecT]):
     """One order: the spec, input files by name, a folder for outputs, and the two callbacks."""
 
     spec: SpecT
