@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from neusemslice.errors import UnsupportedModelError as UnsupportedModelError
     from neusemslice.evaluation import Evaluation as Evaluation
     from neusemslice.evaluation import evaluate as evaluate
-    from neusemslice.restructure import restructure as restructure
+    from neusemslice.restructuring import restructure as restructure
     from neusemslice.slicing import ModelSlice as ModelSlice
     from neusemslice.slicing import slice_model as slice_model
     from neusemslice.tracing import SliceableModel as SliceableModel
@@ -32,13 +32,13 @@ _HOME = {
     "UnsupportedModelError": "errors",
     "evaluate": "evaluation",
     "load_checkpoint": "checkpoint",
-    "restructure": "restructure",
+    "restructure": "restructuring",
     "score_neurons": "contribution",
     "slice_model": "slicing",
     "trace": "tracing",
 }
 
-__all__ = sorted(_HOME)
+__all__ = tuple(sorted(_HOME))
 
 
 def __getattr__(name: str) -> Any:
@@ -48,4 +48,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(__all__)

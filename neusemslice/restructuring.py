@@ -1,0 +1,168 @@
+"""Physical removal of the neurons that are not critical, with a proof for each result."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, fx, nn
+
+from neusemslice.checkpoint import save_checkpoint
+from neusemslice.errors import RestructureError, SliceMismatchError
+from neusemslice.masking import check_keep, mask_neurons
+from neusemslice.profiling import count_flops, count_parameters
+from neusemslice.progress import OnProgress, Progress, ShouldStop
+from neusemslice.roles import HEADS, PRODUCERS
+from neusemslice.slicing import ModelSlice
+from neusemslice.surgery import SURGEONS, Indices, keep_inputs, keep_outputs, positions_of
+from neusemslice.tracing import SliceableModel
+
+PROBE_SAMPLES = 8
+TOLERANCE = 1e-4
+"""Largest difference allowed between masked and restructured logits, relative to the largest logit (float32)."""
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """How many of a layer's neurons are left."""
+
+    kept: int
+    neurons: int
+
+
+@dataclass(frozen=True)
+class RestructureReport:
+    """What the removal changed.
+
+    Attributes:
+        compression_rate: share of the parameters removed.
+        flops_before, flops_after: of one forward pass on one sample.
+        max_relative_difference: between the logits of the masked and the restructured network on the probe batch.
+    """
+
+    parameters_before: int
+    parameters_after: int
+    compression_rate: float
+    flops_before: int
+    flops_after: int
+    layers: dict[str, LayerCount]
+    max_relative_difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Restructured:
+    """The smaller network, in eval mode and trainable, and what was done."""
+
+    model: fx.GraphModule
+    input_shape: tuple[int, ...]
+    report: RestructureReport
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint that `load_checkpoint` reads without the original class."""
+        save_checkpoint(self.model, self.input_shape, path, {"restructure": self.report.to_dict()})
+
+
+def restructure(
+    model: SliceableModel,
+    slice_: ModelSlice | Mapping[str, Bool[Tensor, " neurons"]],
+    *,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Restructured:
+    """Keep only the critical neurons, physically: smaller tensors, no zeros (formula 7).
+
+    The result has proven itself: on a probe batch its logits are those of the masked network.
+
+    Args:
+        slice_: a slice of this model, or a keep mask for each layer (layers that are not named stay whole).
+
+    Raises:
+        SliceMismatchError: the slice belongs to another model.
+        RestructureError: the smaller network does not compute what the masked one computes.
+        StoppedError: should_stop() returned true.
+    """
+    progress = Progress(on_progress, should_stop)
+    if isinstance(slice_, ModelSlice):
+        if slice_.model_fingerprint != model.fingerprint:
+            raise SliceMismatchError(
+                "The slice was made from another model: the fingerprints differ.", hint="Slice this model."
+            )
+        keep = slice_.merged()
+    else:
+        keep = dict(slice_)
+    checked = check_keep(model, keep)
+    progress.report("restructure", 0, 2)
+    smaller = _remove(model, {layer.name: mask.nonzero()[:, 0].cpu() for layer, mask in checked})
+    progress.report("restructure", 1, 2)
+    difference = _prove(model, mask_neurons(model, keep), smaller)
+    before, after = count_parameters(model.graph_module), count_parameters(smaller)
+    report = RestructureReport(
+        parameters_before=before,
+        parameters_after=after,
+        compression_rate=1 - after / before,
+        flops_before=count_flops(model.graph_module, model.input_shape),
+        flops_after=count_flops(smaller, model.input_shape),
+        layers={layer.name: LayerCount(int(mask.sum()), layer.neurons) for layer, mask in checked},
+        max_relative_difference=difference,
+    )
+    progress.report("restructure", 2, 2)
+    return Restructured(smaller.requires_grad_(requires_grad=True), model.input_shape, report)
+
+
+def _remove(model: SliceableModel, kept: Mapping[str, Indices]) -> fx.GraphModule:
+    """Walk from the input to the logits and cut each layer to the features that are left."""
+    smaller = copy.deepcopy(model.graph_module)
+    shapes = _feature_shapes(model)
+    passing: Indices | None = None
+    for node in smaller.graph.nodes:
+        if node.op != "call_module":
+            continue
+        layer = smaller.get_submodule(node.target)
+        if isinstance(layer, PRODUCERS):
+            cut = layer if passing is None else keep_inputs(layer, passing)
+            passing = kept.get(node.target)
+            cut = cut if passing is None else keep_outputs(cut, passing)
+        elif passing is None or isinstance(layer, HEADS):
+            continue
+        else:
+            if isinstance(layer, nn.Flatten):
+                passing = positions_of(passing, math.prod(shapes[node.target][1:]))
+            cut = SURGEONS[type(layer)](layer, passing)
+        smaller.set_submodule(node.target, cut)
+    return smaller
+
+
+def _feature_shapes(model: SliceableModel) -> dict[str, tuple[int, ...]]:
+    """Shape of each layer's input, without the batch."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    value = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
+    with torch.no_grad():
+        for node in model.graph_module.graph.nodes:
+            if node.op == "call_module":
+                shapes[node.target] = tuple(value.shape[1:])
+                value = model.graph_module.get_submodule(node.target)(value)
+    return shapes
+
+
+def _prove(model: SliceableModel, masked: nn.Module, smaller: nn.Module) -> float:
+    """The largest relative difference between masked and smaller network; RestructureError if it is too large."""
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(PROBE_SAMPLES, *model.input_shape, generator=generator, dtype=torch.float64)
+    probe = probe.to(model.device, model.dtype)
+    with torch.no_grad():
+        expected, computed = masked(probe), smaller(probe)
+    difference = float((expected - computed).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not difference <= TOLERANCE:
+        raise RestructureError(
+            f"The smaller network differs from the masked one by {difference:.1e} of the largest logit.",
+            hint=f"At most {TOLERANCE:g} is allowed. Please report the network: its layers are coupled unexpectedly.",
+        )
+    return difference
