@@ -12,12 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from neusemslice.errors import NeuSemSliceError
 
 MAX_HEADER_BYTES = 100 * 1024**2
 MAX_TENSORS = 100_000
+_MAX_MAPPED_HEADER_BYTES = 16 * 1024**2
+_NUMPY = {
+    "BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I8": "i1", "I16": "<i2", "I32": "<i4",
+    "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
+}  # fmt: skip
 
 
 def looks_like_safetensors(path: Path) -> bool:
@@ -68,6 +75,34 @@ def read_json_metadata(path: Path, key: str, error: type[NeuSemSliceError]) -> A
         return json.loads(text)
     except (ValueError, RecursionError) as reason:
         raise error(f"The metadata {key!r} is not JSON: {reason}.", hint="Write the file again.") from reason
+
+
+def map_arrays(path: Path, error: type[NeuSemSliceError]) -> dict[str, NDArray[Any]]:
+    """The file's tensors as read-only arrays mapped from it, by name.
+
+    Raises:
+        error: the file is damaged, has an immense header, or a tensor of a type that numpy has not.
+    """
+    check_safetensors(path, error)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_MAPPED_HEADER_BYTES:
+            raise error(f"The file has a header of {length:,} bytes.", hint=f"{_MAX_MAPPED_HEADER_BYTES:,} is the cap.")
+        header = json.loads(file.read(length))
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _NUMPY:
+            raise error(f"Tensor {name!r:.200} is {entry['dtype']}.", hint=f"Use one of {', '.join(_NUMPY)}.")
+        shape = tuple(entry["shape"])
+        start, end = entry["data_offsets"]
+        dtype = np.dtype(_NUMPY[entry["dtype"]])
+        if start == end:  # an empty map is refused by the operating system
+            arrays[name] = np.empty(shape, dtype)
+        else:
+            arrays[name] = np.memmap(path, dtype, "r", 8 + length + start, shape)
+    return arrays
 
 
 @contextmanager
