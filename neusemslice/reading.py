@@ -1,0 +1,60 @@
+"""One run of a model that keeps the value of every neuron."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from neusemslice.errors import DatasetError
+from neusemslice.tracing import SliceableModel
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Values of the read places by layer name, in forward order and as the network shapes them, and the logits."""
+
+    values: dict[str, Tensor]
+    logits: Float[Tensor, "batch categories"]
+
+
+class Reader(fx.Interpreter):
+    """Runs a model's canonical graph and keeps the values at the read places.
+
+    Where gradients are enabled they begin at the first read place: nothing before it is recorded.
+    """
+
+    def __init__(self, model: SliceableModel) -> None:
+        super().__init__(model.graph_module)
+        self.extra_traceback = False
+        self._model = model
+        self._layer_of: dict[Any, str] = {layer.read_node: layer.name for layer in model.sliceable_layers}
+        self._values: dict[str, Tensor] = {}
+        self._logits: Tensor | None = None
+
+    def read(self, inputs: Float[Tensor, "batch *sizes"]) -> Reading:
+        """The values and logits for a batch.
+
+        Raises:
+            DatasetError: a logit is NaN or infinite.
+        """
+        self._values, self._logits = {}, None
+        self.run(inputs)
+        assert self._logits is not None  # the logits node is in the graph
+        if not torch.isfinite(self._logits).all():
+            raise DatasetError(
+                "The network's output on a batch is NaN or infinite.",
+                hint="Check the values and normalisation of the inputs, and the network's weights.",
+            )
+        return Reading(self._values, self._logits)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.target in self._layer_of:
+            if torch.is_grad_enabled() and not value.requires_grad:
+                value.requires_grad_()
+            self._values[self._layer_of[n.target]] = value
+        if n.target == self._model.logits_node:
+            self._logits = value
+        return value
