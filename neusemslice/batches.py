@@ -72,6 +72,15 @@ def check_labels(labels: Tensor, categories: int, number: int) -> Tensor:
     return labels.long()
 
 
+def require_finite(logits: Tensor) -> None:
+    """Raises DatasetError if a logit is NaN or infinite."""
+    if not bool(torch.isfinite(logits).all()):
+        raise DatasetError(
+            "The network's output is NaN or infinite on this data.",
+            hint="Check the normalisation of the inputs and the network's weights.",
+        )
+
+
 def require_reiterable(data: Batches) -> None:
     """Raises DatasetError if `data` is used up by one pass."""
     if iter(data) is data:

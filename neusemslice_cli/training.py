@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 TEST_IMAGES = 450
-EPOCHS = 30
+EPOCHS = 15
 INPUT_SHAPE = [1, 8, 8]
 
 

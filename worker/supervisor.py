@@ -150,6 +150,7 @@ class Supervisor:
     def _settle_outcome(self, held: Claim, outcome: Outcome, workspace: Workspace) -> None:
         if outcome.error is not None:
             error = outcome.error
+            log.warning("job.failed", code=error.get("code"), detail=error.get("detail"), output=workspace.log_tail())
             self._commit(lambda session: completion.fail(session, held, error))
             return
         outputs = [
