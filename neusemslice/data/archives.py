@@ -92,7 +92,7 @@ def _check_total(unpacked: int, packed: int, limits: ImportLimits) -> None:
 
 def _check_entry(name: str, size: int, limits: ImportLimits) -> str:
     """The entry's path without empty and "." parts."""
-    if _UNSAFE_NAME.search(name):
+    if not name or _UNSAFE_NAME.search(name):
         raise DatasetError(f"Entry {name!r:.200} has an unsafe name.", hint="Use relative paths with forward slashes.")
     if not 0 <= size <= limits.max_entry_bytes:
         raise DatasetError(

@@ -246,6 +246,11 @@ def zip_with_link(path: Path) -> None:
         archive.writestr(link, "/etc/passwd")
 
 
+def zip_nameless(path: Path) -> None:
+    zip_of(path, {"@": b"no image"})
+    path.write_bytes(path.read_bytes().replace(b"@", b"\0"))  # in both of the places where a zip keeps names
+
+
 def zip_encrypted(path: Path) -> None:
     zip_of(path, GOOD_IMAGES)
     content = bytearray(path.read_bytes())
@@ -373,6 +378,7 @@ BAD_DATASETS: dict[str, Callable[[Path], None]] = {
     "zip_absolute": _images({"/etc/evil.png": png()}),
     "zip_drive": _images({"C:/evil.png": png()}),
     "zip_backslash": _images({"train\\cat\\evil.png": png()}),
+    "zip_nameless": zip_nameless,
     "zip_with_link": zip_with_link,
     "zip_encrypted": zip_encrypted,
     "zip_bzip2": zip_bzip2,
@@ -430,6 +436,7 @@ BAD_DATASETS: dict[str, Callable[[Path], None]] = {
     "npz_negative_shape": _npz_with(npy("'|u1'", "(-1, -4)", bytes(4))),
     "npz_calls": _npz_with(npy("__import__('os').mkdir('unpickled-by-mistake')", "(4,)")),
     "npz_nested_header": _npz_with(npy("'|u1'", "-" * 9000 + "1")),
+    "npz_unclosed_header": _npz_with(npy("'|u1", "(")),
     "npz_false_checksum": npz_false_checksum,
     "tensors_misnamed": _tensors({"images": entry([4], 0, 4, "U8"), "labels": entry([4], 4, 8, "U8")}, 8),
     "tensors_bfloat16": _tensors({"inputs": entry([4, 1], 0, 8, "BF16"), "labels": entry([4], 8, 12, "U8")}, 12),
