@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -77,7 +76,7 @@ class SliceableModel:
         """The parameters' type."""
         return next(self.graph_module.parameters()).dtype
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "SliceableModel":
         """The same model on another device; this one stays where it is."""
         return replace(self, graph_module=copy.deepcopy(self.graph_module).to(device))
 

@@ -1,7 +1,6 @@
 """Mean and variance per category, from a stream, in float64 and mergeable."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float, Float64, Int, Int64
@@ -17,7 +16,7 @@ class Moments:
     squared_deviations: Float64[Tensor, "categories neurons"]
 
     @classmethod
-    def of(cls, values: Float[Tensor, "batch neurons"], labels: Int[Tensor, " batch"], categories: int) -> Self:
+    def of(cls, values: Float[Tensor, "batch neurons"], labels: Int[Tensor, " batch"], categories: int) -> "Moments":
         """The moments of one batch."""
         values = values.double()
         counts = torch.bincount(labels, minlength=categories)
@@ -25,7 +24,7 @@ class Moments:
         mean = zeros.index_add(0, labels, values) / counts.clamp(min=1).unsqueeze(1)
         return cls(counts, mean, zeros.index_add(0, labels, (values - mean[labels]).square()))
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets of samples together."""
         counts = self.counts + other.counts
         share = (other.counts / counts.clamp(min=1)).double().unsqueeze(1)
@@ -35,7 +34,7 @@ class Moments:
             counts, self.mean + delta * share, self.squared_deviations + other.squared_deviations + between
         )
 
-    def overall(self) -> Self:
+    def overall(self) -> "Moments":
         """The moments of all samples as one category."""
         weights = (self.counts.double() / self.counts.sum()).unsqueeze(1)
         mean = (weights * self.mean).sum(0, keepdim=True)

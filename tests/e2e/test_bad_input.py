@@ -55,7 +55,7 @@ def with_nan(network: Path) -> bytes:
 BAD_WEIGHTS: dict[str, tuple[Make, str, str]] = {
     "pickled module": (lambda _: saved(nn.Linear(2, 2)), "unsafe_file", "state_dict"),
     "TorchScript": (scripted, "unsafe_file", "TorchScript"),
-    "truncated": (lambda network: network.read_bytes()[:-10], "invalid_weights", "bytes"),
+    "truncated": (lambda network: network.read_bytes()[:-10], "invalid_weights", "damaged"),
     "header bomb": (lambda _: b"\xff" * 7 + b"\x7f" + b"{}", "invalid_weights", ""),
     "other shapes": (other_shapes, "invalid_weights", "1.weight"),
     "NaN": (with_nan, "invalid_weights", "3.bias"),
