@@ -33,7 +33,7 @@ class Reader(fx.Interpreter):
         self._values: dict[str, Tensor] = {}
         self._logits: Tensor | None = None
 
-    def read(self, inputs: Float[Tensor, "batch *sizes"]) -> Reading:
+    def read(self, inputs: Float[Tensor, "batch ..."]) -> Reading:
         """The values and logits for a batch.
 
         Raises:

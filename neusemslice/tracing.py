@@ -34,9 +34,9 @@ class SliceableLayer:
     read_node: str
     spatial: int
 
-    def per_neuron(self, value: Float[Tensor, "batch *sizes"]) -> Float[Tensor, "batch neurons positions"]:
+    def per_neuron(self, value: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch neurons positions"]:
         """The read node's output with one row per neuron (also when a flatten lies between)."""
-        return value.reshape(len(value), self.neurons, -1)
+        return value.reshape(len(value), self.neurons, self.spatial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class SliceableModel:
     logits_node: str
     fingerprint: str
 
-    def forward(self, inputs: Float[Tensor, "batch *sizes"]) -> Float[Tensor, "batch categories"]:
+    def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch categories"]:
         """The network's own output, which a trailing softmax makes probabilities."""
         outputs: Tensor = self.graph_module(inputs)
         return outputs
@@ -89,7 +89,7 @@ class SliceableModel:
         return {layer.name: layer for layer in self.sliceable_layers}[name]
 
 
-def trace(network: nn.Module, example_input: Float[Tensor, "batch *sizes"]) -> SliceableModel:
+def trace(network: nn.Module, example_input: Float[Tensor, "batch ..."]) -> SliceableModel:
     """The network in the form that everything else works on; `network` itself is left as it is.
 
     Supported are networks that are one sequence of convolutions (1d to 3d, not grouped), linear layers, batch norms,

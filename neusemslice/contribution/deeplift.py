@@ -22,7 +22,7 @@ class DeepLift:
         DatasetError: the baseline has another shape.
     """
 
-    def __init__(self, model: SliceableModel, baseline: Float[Tensor, "*sizes"] | None = None) -> None:
+    def __init__(self, model: SliceableModel, baseline: Float[Tensor, "..."] | None = None) -> None:
         if baseline is None:
             baseline = torch.zeros(model.input_shape)
         if tuple(baseline.shape) not in (model.input_shape, (1, *model.input_shape)):
@@ -38,7 +38,7 @@ class DeepLift:
         self._reader = _RescaledReader(model, recorder.nonlinear)
 
     def contributions(
-        self, inputs: Float[Tensor, "batch *sizes"], targets: Int64[Tensor, " batch"]
+        self, inputs: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"]
     ) -> dict[str, Float[Tensor, "batch _"]]:
         """Layer name -> [batch, neurons]; the neurons of every layer sum to logit(x) - logit(baseline).
 
@@ -58,9 +58,9 @@ class DeepLift:
 
 def deeplift_contributions(
     model: SliceableModel,
-    inputs: Float[Tensor, "batch *sizes"],
+    inputs: Float[Tensor, "batch ..."],
     targets: Int64[Tensor, " batch"],
-    baseline: Float[Tensor, "*sizes"] | None = None,
+    baseline: Float[Tensor, "..."] | None = None,
 ) -> dict[str, Float[Tensor, "batch _"]]:
     """DeepLIFT (Rescale) contribution of each neuron to each sample's target logit, for all layers at once.
 

@@ -40,7 +40,7 @@ def mean_activation(model: SliceableModel) -> Measure:
     reader = Reader(model)
 
     def measure(
-        inputs: Float[Tensor, "batch *sizes"],
+        inputs: Float[Tensor, "batch ..."],
         labels: Int64[Tensor, " batch"],  # noqa: ARG001 the protocol's
     ) -> dict[str, Float[Tensor, "batch _"]]:
         with torch.no_grad():
@@ -55,7 +55,7 @@ def taylor_term(model: SliceableModel) -> Measure:
     reader = Reader(model)
 
     def measure(
-        inputs: Float[Tensor, "batch *sizes"], labels: Int64[Tensor, " batch"]
+        inputs: Float[Tensor, "batch ..."], labels: Int64[Tensor, " batch"]
     ) -> dict[str, Float[Tensor, "batch _"]]:
         with torch.enable_grad():
             reading = reader.read(inputs)

@@ -27,7 +27,7 @@ class Moments:
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets of samples together."""
         counts = self.counts + other.counts
-        share = (other.counts / counts.clamp(min=1)).double().unsqueeze(1)
+        share = (other.counts.double() / counts.clamp(min=1)).unsqueeze(1)
         delta = other.mean - self.mean
         between = delta.square() * share * self.counts.unsqueeze(1)
         return type(self)(

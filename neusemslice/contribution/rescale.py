@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from neusemslice.roles import ACTIVATIONS, MAX_POOLS
 
-Value = Float[Tensor, "batch *sizes"]
-Rule = Callable[[nn.Module, Value, Value, Value], Value]
-"""(layer, x, x0, y0) -> y, whose gradient towards x is the multiplier. x0 and y0 are a batch of one."""
+Value = Float[Tensor, "batch ..."]
+Reference = Float[Tensor, "1 ..."]
+Rule = Callable[[nn.Module, Value, Reference, Reference], Value]
+"""(layer, x, x0, y0) -> y, whose gradient towards x is the multiplier; x0 and y0 are the baseline's, a batch of one."""
 
 CLOSE = 16
 """Where |x - x0| is below this many rounding errors of numbers around max(1, |x|), the local slope stands in."""
 
 
-def rescale(layer: nn.Module, x: Value, x0: Value, y0: Value) -> Value:
+def rescale(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -> Value:
     """Elementwise: slope (y - y0) / (x - x0)."""
     with torch.enable_grad():
         inputs = x.detach().requires_grad_()
@@ -35,7 +36,7 @@ def rescale(layer: nn.Module, x: Value, x0: Value, y0: Value) -> Value:
     return output
 
 
-def rescale_max_pool(layer: nn.Module, x: Value, x0: Value, y0: Value) -> Value:
+def rescale_max_pool(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -> Value:
     """Max pooling: m - y0 is credited to the argmax of x, y - m to that of x0, with m = max(y, y0), over x - x0 there.
 
     One of the two is zero, so each window has one winner. Its multiplier lies in [0, 1]: no division blows up.

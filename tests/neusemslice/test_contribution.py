@@ -1,0 +1,251 @@
+"""Scores of all neurons: each metric against an oracle, and what must not change them."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neusemslice.config import MetricName
+from neusemslice.contribution import METRICS, Contributions, score_neurons
+from neusemslice.contribution.moments import Moments
+from neusemslice.errors import ConfigError, DatasetError, StoppedError
+from neusemslice.tracing import SliceableModel, trace
+from tests.neusemslice.networks import mlp, randomised, vgg_like
+from tests.reference.taylor import taylor_scores
+
+COUNTS = (17, 9, 4)
+
+
+def samples(*shape: int) -> tuple[Tensor, Tensor]:
+    """Unbalanced categories in mixed order."""
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(3).repeat_interleave(torch.tensor(COUNTS))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    return torch.randn(len(labels), *shape, generator=generator) + labels.view(-1, *[1] * len(shape)), labels
+
+
+def in_batches(data: tuple[Tensor, Tensor], size: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(data[0].split(size), data[1].split(size), strict=True))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Sequential:
+    return vgg_like().double()
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Tensor, Tensor]:
+    return samples(2, 12, 12)
+
+
+@pytest.fixture(scope="module")
+def model(network: nn.Sequential) -> SliceableModel:
+    return trace(network, torch.zeros(1, 2, 12, 12))
+
+
+CUTS = {"0": 2, "4": 8, "10": 11}
+"""Layer -> the module after which it is read. Layer 4 is read behind a flatten that gives each neuron 4 positions."""
+
+
+def read_values(network: nn.Sequential, data: tuple[Tensor, Tensor], layer: str) -> Tensor:
+    with torch.no_grad():
+        values = network[: CUTS[layer] + 1](data[0].double())
+    return values.reshape(len(values), network[int(layer)].weight.shape[0], -1).mean(2)
+
+
+@pytest.mark.parametrize("layer", CUTS)
+def test_avg_and_var_are_the_plain_statistics_of_each_category(
+    model: SliceableModel, network: nn.Sequential, data: tuple[Tensor, Tensor], layer: str
+) -> None:
+    values = read_values(network, data, layer)
+    avg, var = (score_neurons(model, in_batches(data, 7), metric) for metric in ("avg", "var"))
+    for category in range(3):
+        own = values[data[1] == category]
+        assert torch.allclose(avg[layer][category], own.mean(0), rtol=1e-12)
+        assert torch.allclose(var[layer][category], own.var(0, correction=0), rtol=1e-10)
+    assert torch.allclose(avg.overall[layer], values.mean(0), rtol=1e-12)
+    assert torch.allclose(var.overall[layer], values.var(0, correction=0), rtol=1e-10)
+    assert avg.counts.tolist() == list(COUNTS)
+
+
+def test_ens_averages_the_two_on_a_common_scale(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
+    avg, var, ens = (score_neurons(model, in_batches(data, 7), metric) for metric in ("avg", "var", "ens"))
+    for layer, scores in ens.items():
+        for category in range(3):
+            scaled = [
+                (own - own.min()) / (own.max() - own.min()) for own in (avg[layer][category], var[layer][category])
+            ]
+            assert torch.allclose(scores[category], sum(scaled) / 2, rtol=1e-12)
+
+
+def test_ens_of_a_layer_whose_neurons_agree_is_zero() -> None:
+    network = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    nn.init.constant_(network[0].weight, 0.25)
+    nn.init.constant_(network[0].bias, 0.125)
+    inputs, labels = samples(4)
+    found = score_neurons(trace(network, torch.zeros(1, 4)), [(inputs.round(), labels)], "ens")
+    assert torch.equal(found["0"], torch.zeros(3, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("layer", CUTS)
+def test_taylor_is_the_squared_answer_of_each_samples_loss_to_the_neurons_scale(
+    model: SliceableModel, network: nn.Sequential, data: tuple[Tensor, Tensor], layer: str
+) -> None:
+    cut = CUTS[layer]
+    positions = 4 if layer == "4" else 1
+    head: nn.Module = network[: cut + 1]
+    tail: nn.Module = network[cut + 1 :]
+    if positions > 1:
+        head = nn.Sequential(head, nn.Unflatten(1, (-1, positions)))
+        tail = nn.Sequential(nn.Flatten(), tail)
+    expected = taylor_scores(head, tail, data[0].double(), data[1], 3)
+    found = score_neurons(model, in_batches(data, 7), "taylor")
+    for category in range(3):
+        assert torch.allclose(found[layer][category], expected[category], rtol=1e-5, atol=1e-12)
+
+
+def test_deeplift_is_the_absolute_mean_over_the_category(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
+    """The sum before the absolute value is the mean change of the logit, by completeness."""
+    found = METRICS["deeplift"].prepare(model)(data[0].double(), data[1])
+    scores = score_neurons(model, in_batches(data, 7), "deeplift")
+    for layer, values in found.items():
+        for category in range(3):
+            expected = values[data[1] == category].mean(0).abs()
+            assert torch.allclose(scores[layer][category], expected, rtol=1e-9, atol=1e-14)
+        assert torch.allclose(scores.overall[layer], values.mean(0).abs(), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_neither_batch_size_nor_order_matter(model: SliceableModel, data: tuple[Tensor, Tensor], metric: str) -> None:
+    whole = score_neurons(model, [data], metric)
+    turned = (data[0].flip(0), data[1].flip(0))
+    for other in (in_batches(data, 1), in_batches(data, 11), in_batches(turned, 8)):
+        found = score_neurons(model, other, metric)
+        for layer in whole:
+            assert torch.allclose(found[layer], whole[layer], rtol=1e-9, atol=1e-14)
+            assert torch.allclose(found.overall[layer], whole.overall[layer], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_float32_gives_the_same_scores_to_its_precision(metric: str, data: tuple[Tensor, Tensor]) -> None:
+    example = torch.zeros(1, 2, 12, 12)
+    single, double = (score_neurons(trace(net, example), [data], metric) for net in (vgg_like(), vgg_like().double()))
+    for layer in double:
+        assert torch.allclose(single[layer], double[layer], rtol=1e-3, atol=1e-5 * float(double[layer].max()))
+
+
+def test_moments_of_two_halves_merge_to_those_of_the_whole() -> None:
+    values, labels = samples(6)
+    values = values + 1e4
+    whole = Moments.of(values, labels, 3)
+    merged = Moments.of(values[:13], labels[:13], 3).merge(Moments.of(values[13:], labels[13:], 3))
+    assert torch.equal(merged.counts, whole.counts)
+    assert torch.allclose(merged.mean, whole.mean, rtol=1e-14)
+    assert torch.allclose(merged.variance, whole.variance, rtol=1e-9)
+    only_first = Moments.of(values[labels == 0], labels[labels == 0], 3)
+    without = Moments.of(values[labels != 0], labels[labels != 0], 3)
+    assert torch.allclose(only_first.merge(without).mean, whole.mean, rtol=1e-14)
+    assert torch.allclose(whole.overall().variance[0], values.double().var(0, correction=0), rtol=1e-9)
+
+
+def test_one_pass_over_data_that_can_be_read_once(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
+    def once() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from in_batches(data, 10)
+
+    assert torch.equal(score_neurons(model, once(), "avg")["0"], score_neurons(model, in_batches(data, 10), "avg")["0"])
+
+
+def test_the_result_is_a_read_only_mapping_in_forward_order(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
+    found = score_neurons(model, [data], "avg")
+    assert isinstance(found, Contributions)
+    assert list(found) == ["0", "4", "10"]
+    assert [tuple(scores.shape) for scores in found.values()] == [(3, 6), (3, 5), (3, 8)]
+    assert {scores.dtype for scores in found.values()} == {torch.float64}
+    with pytest.raises(TypeError):
+        found.overall["0"] = torch.zeros(6)
+
+
+def test_metrics_are_those_of_the_config() -> None:
+    assert tuple(METRICS) == tuple(sorted(METRICS, key=get_args(MetricName).index))
+    assert set(METRICS) == set(get_args(MetricName))
+
+
+def test_the_model_gets_no_gradients_and_stays_as_it_is(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
+    before = {name: tensor.clone() for name, tensor in model.graph_module.state_dict().items()}
+    inputs = data[0].clone()
+    for metric in METRICS:
+        score_neurons(model, [data], metric)
+    assert all(parameter.grad is None for parameter in model.graph_module.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.graph_module.state_dict().items())
+    assert torch.equal(inputs, data[0])
+    assert data[0].grad is None
+    assert not data[0].requires_grad
+
+
+def test_progress_and_stopping(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    score_neurons(model, in_batches(data, 10), "avg", on_progress=lambda *step: seen.append(step))
+    assert seen == [("score", 1, 3), ("score", 2, 3), ("score", 3, 3)]
+    with pytest.raises(StoppedError, match="after 1 of 3"):
+        score_neurons(model, in_batches(data, 10), "avg", should_stop=lambda: True)
+
+
+def broken(model: SliceableModel) -> SliceableModel:
+    """The same model with a weight that makes its outputs infinite."""
+    copied = model.to("cpu")
+    copied.graph_module.get_parameter("12.bias").fill_(torch.inf)
+    return copied
+
+
+X, Y = samples(2, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "no"),
+        ([(X[:0], Y[:0])], "no samples"),
+        ([(X, Y), (X, Y + 1)], r"(?s)batch 1.* 3.*categories 0 to 2"),
+        ([(X, Y - 1)], r"(?s)batch 0.* -1"),
+        ([(X[:, :, :11], Y)], r"(?s)11, 12\).*\(2, 12, 12\)"),
+        ([(X[Y != 2], Y[Y != 2])], r"no samples of category 2 \(of 3\)"),
+        ([(X, Y.float())], "float32"),
+        ([(X, Y[1:])], "(?i)labels"),
+        ([X], "pair"),
+        ([(X * torch.nan, Y)], "NaN or infinite"),
+    ],
+    ids=["none", "empty", "above", "below", "shape", "missing", "float", "lengths", "no pair", "nan"],
+)
+def test_data_that_does_not_fit_is_refused(model: SliceableModel, batches: list[object], message: str) -> None:
+    with pytest.raises(DatasetError, match=message) as caught:
+        score_neurons(model, batches, "avg")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_outputs_that_are_not_finite_are_refused(
+    model: SliceableModel, data: tuple[Tensor, Tensor], metric: str
+) -> None:
+    with pytest.raises(DatasetError, match="NaN or infinite"):
+        score_neurons(broken(model), [data], metric)
+
+
+def test_an_unknown_metric_is_refused(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ConfigError, match=r"'tailor' is unknown.*avg, var, ens, deeplift, taylor"):
+        score_neurons(model, [data], "tailor")
+
+
+def test_a_layer_without_activation_between_producers_is_read_at_the_producer() -> None:
+    network = randomised(nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)))
+    inputs, labels = samples(4)
+    found = score_neurons(trace(network, inputs), [(inputs, labels)], "avg")
+    with torch.no_grad():
+        expected = network[0](inputs)[labels == 1].double().mean(0)
+    assert torch.allclose(found["0"][1], expected, rtol=1e-6)
+
+
+def test_mlp_takes_flat_samples() -> None:
+    found = score_neurons(trace(mlp(), torch.zeros(1, 6)), [samples(6)], "deeplift")
+    assert [tuple(scores.shape) for scores in found.values()] == [(3, 9), (3, 7)]
