@@ -71,9 +71,9 @@ LIFTS: dict[Callable[..., Any] | str, tuple[type[nn.Module], str]] = {
 _NO_EFFECT = frozenset({"inplace", "_stacklevel"})
 HINT = "Use convolutions, linear layers, batch norms, elementwise activations, pooling, flatten and dropout."
 _MUST_BE_OFF = {
-    "training": "dropout stays on in eval mode: pass training=self.training.",
-    "return_indices": "the indices of a pool are a second value.",
-    "dtype": "the result changes its type.",
+    "training": "Pass training=self.training, so that eval mode turns it off.",
+    "return_indices": "The indices are a second value: leave return_indices out.",
+    "dtype": "The result changes its type: leave dtype out.",
 }
 
 
@@ -114,9 +114,9 @@ def lift(node: fx.Node, place: str, input_shape: tuple[int, ...]) -> nn.Module:
         values.setdefault("training", True)
     if layer is nn.Flatten:
         values = {"start_dim": 0, "end_dim": -1} | values
-    for name, reason in _MUST_BE_OFF.items():
+    for name, remedy in _MUST_BE_OFF.items():
         if values.pop(name, None):
-            raise UnsupportedModelError(f"{describe(node)} at {place!r} has {name} set: {reason}", node=place)
+            raise UnsupportedModelError(f"{describe(node)} at {place!r} has {name} set.", node=place, hint=remedy)
     settings = {name: value for name, value in values.items() if name not in _NO_EFFECT}
     if any(isinstance(value, fx.Node) for value in settings.values()):
         raise UnsupportedModelError(

@@ -190,7 +190,11 @@ class _Lowering:
         path = str(node.target)
         layer = self.traced.get_submodule(path)
         if len(node.args) != 1 or node.kwargs:
-            raise UnsupportedModelError(f"{path!r} is called with more than one tensor.", node=path)
+            raise UnsupportedModelError(
+                f"{path!r} is called with more than one tensor.",
+                node=path,
+                hint="Networks of one branch can be sliced.",
+            )
         if path not in self.layers:
             return path, _rebuild(layer, path)
         if layer.state_dict():
