@@ -4,10 +4,13 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
 
 from app.jobs.queue import QueueUnavailableError
 
 RUN_JOB = "neusemslice.run_job"
+_PATIENCE_S = 1.0
 
 
 def make_celery(redis_url: str) -> Celery:
@@ -27,7 +30,7 @@ def make_celery(redis_url: str) -> Celery:
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
-        broker_connection_timeout=2.0,
+        broker_connection_timeout=_PATIENCE_S,
         broker_transport_options={
             "socket_timeout": 5.0,
             "socket_connect_timeout": 2.0,
@@ -41,6 +44,7 @@ class CeleryQueue:
     """See app.jobs.queue.JobQueue."""
 
     def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
         self._celery = make_celery(redis_url)
 
     def publish(self, job_id: str, queue: str) -> None:
@@ -54,8 +58,7 @@ class CeleryQueue:
     def is_available(self) -> bool:
         """Whether Redis answers."""
         try:
-            with self._celery.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, timeout=2.0)
-        except (OperationalError, OSError):
+            with Redis.from_url(self._url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S) as client:
+                return bool(client.ping())
+        except RedisError:
             return False
-        return True

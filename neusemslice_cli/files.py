@@ -14,9 +14,8 @@ from neusemslice.errors import ConfigError
 from neusemslice.progress import OnProgress
 
 if TYPE_CHECKING:
-    from neusemslice.data import Dataset
-
     from neusemslice import SliceableModel
+    from neusemslice.data import Dataset
 
 Model = Annotated[Path, typer.Argument(help="A checkpoint (.safetensors), or an architecture (.json) with --weights.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for an architecture: safetensors or a state dict.")]
@@ -99,11 +98,11 @@ def load(model: Path, weights: Path | None) -> "SliceableModel":
         ConfigError: an architecture came without weights, or a checkpoint with them.
     """
     import torch
-    from neusemslice.checkpoint import read_checkpoint_metadata
-    from neusemslice.weights import load_network
 
     from neusemslice import trace
     from neusemslice.architecture import input_shape_of
+    from neusemslice.checkpoint import read_checkpoint_metadata
+    from neusemslice.weights import load_network
 
     if (model.suffix == ".json") != (weights is not None):
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ def run_server(settings: Settings, *, api_only: bool) -> None:
             access_log=False,
             timeout_graceful_shutdown=3,
         )
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops on them, then raises them again for us
+            signal.signal(number, lambda *_: None)
         with keep_running(settings, database, commands):
             uvicorn.Server(config).run()
 

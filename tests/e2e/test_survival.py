@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from neusemslice_cli.client import Client
 from tests.e2e.conftest import Service, long_job, run_until
