@@ -245,7 +245,7 @@ def _rebuild(layer: nn.Module, path: str) -> nn.Module:
         fresh.load_state_dict(layer.state_dict(), assign=True)
     except (ArchitectureError, RuntimeError) as error:
         raise UnsupportedModelError(
-            f"{path!r} ({type(layer).__name__}) is not a plain layer: {_first_line(error)}",
+            f"{path!r} ({type(layer).__name__}) is not a plain layer: {' '.join(str(error).split())}",
             node=path,
             hint="Remove what was attached to it (torch.nn.utils.prune.remove, parametrize.remove_parametrizations).",
         ) from error

@@ -25,13 +25,12 @@ CLOSE = 16
 
 def rescale(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -> Value:
     """Elementwise: slope (y - y0) / (x - x0)."""
-    with torch.enable_grad():
-        inputs = x.detach().requires_grad_()
-        y = layer(inputs)
-        (local,) = torch.autograd.grad(y.sum(), inputs)
-    y, difference = y.detach(), x.detach() - x0
-    close = difference.abs() < CLOSE * torch.finfo(x.dtype).eps * x.detach().abs().clamp(min=1)
-    slope = torch.where(close, local, (y - y0) / difference.masked_fill(close, 1))
+    inputs = x.detach()
+    y, difference = layer(inputs), inputs - x0
+    close = difference.abs() < CLOSE * torch.finfo(x.dtype).eps * inputs.abs().clamp(min=1)
+    slope = (y - y0) / difference
+    if close.any():
+        slope = torch.where(close, _derivative(layer, inputs), slope)
     output: Tensor = _Slope.apply(x, y, slope)
     return output
 
@@ -50,6 +49,13 @@ def rescale_max_pool(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -
     multiplier = torch.where(difference == 0, 1.0, change / difference.masked_fill(difference == 0, 1))
     output: Tensor = _Winners.apply(x, y, winner, multiplier)
     return output
+
+
+def _derivative(layer: nn.Module, inputs: Value) -> Value:
+    with torch.enable_grad():
+        leaf = inputs.clone().requires_grad_()
+        (derivative,) = torch.autograd.grad(layer(leaf).sum(), leaf)
+    return derivative
 
 
 class _Slope(torch.autograd.Function):

@@ -294,7 +294,7 @@ FLAT, IMAGE = (2, 6), (2, 2, 12, 12)
         (FixedBatch, FLAT, "view", r"view at 'view' to \(2, 6\)"),
         (tied, FLAT, "2", "tied weights"),
         (pruned, FLAT, "input", "cannot be copied"),
-        (gated, FLAT, "0", r"'0' \(Linear\) is not a plain layer"),
+        (gated, FLAT, "0", r"'0' \(Linear\) is not a plain layer: .*gate"),
         (normed, FLAT, "0", "'0' is a ParametrizedLinear"),
         (lambda: nn.Sequential(nn.Linear(6, 3)), FLAT, "0", "no layer to slice"),
         (lambda: nn.Sequential(nn.Flatten()), FLAT, "input", "no parameters"),
