@@ -25,8 +25,15 @@ IMAGES = torch.randn(3, 2, 12, 12, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16_bn", "vgg19"])
 def test_torchvision_networks_keep_their_bits_and_names(name: str) -> None:
-    torch.manual_seed(0)
-    network = getattr(torchvision.models, name)(num_classes=10, dropout=0.1).eval()
+    """With 16 neurons in the hidden linear layers, for speed."""
+    with torch.device("meta"):
+        network = getattr(torchvision.models, name)(num_classes=10, dropout=0.1).eval()
+    wide = {path: layer for path, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+    for layer, features in zip(wide.values(), ((None, 16), (16, 16), (16, 10)), strict=True):
+        layer.in_features, layer.out_features = features[0] or layer.in_features, features[1]
+        layer.weight = nn.Parameter(torch.empty(layer.out_features, layer.in_features))
+        layer.bias = nn.Parameter(torch.empty(layer.out_features))
+    network = randomised(network.to_empty(device="cpu"))
     inputs = torch.randn(2, 3, 64, 64)
     model = trace(network, inputs)
     with torch.no_grad():
