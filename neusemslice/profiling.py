@@ -40,8 +40,9 @@ def measure_latency(network: nn.Module, input_shape: tuple[int, ...], *, batch_s
 
 
 def _samples(network: nn.Module, input_shape: tuple[int, ...], batch_size: int) -> torch.Tensor:
-    device = next(network.parameters()).device
-    return torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    parameter = next(network.parameters())
+    samples = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
+    return samples.to(parameter.device, parameter.dtype)
 
 
 def _synchronize(device: torch.device) -> None:
