@@ -1,12 +1,13 @@
 """Compression against accuracy of all strategies on one's own model and data, through the HTTP API.
 
-    python -m benchmarks.sweep ARCHITECTURE.json WEIGHTS.safetensors DATA.npz --preprocess '{"scale": 0.00392157}'
+python -m benchmarks.sweep ARCHITECTURE.json WEIGHTS.safetensors DATA.npz --preprocess '{"scale": 0.00392157}'
 """
 
 import argparse
 import json
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,11 @@ def compare(client: Client, job: dict[str, Any], metric: str, samples: int) -> N
 
 def _at(points: list[tuple[float, float]], target: float) -> str:
     ordered = sorted(points)
-    for (low, first), (high, second) in zip(ordered, ordered[1:], strict=False):
+    for (low, first), (high, second) in pairwise(ordered):
         if low <= target <= high:
             share = 0.0 if high == low else (target - low) / (high - low)
             return f"{first + share * (second - first):.2%}"
-    return "–"
+    return "-"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The data that the engine reads: any iterable of (inputs, labels), checked batch by batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -92,4 +92,4 @@ def require_reiterable(data: Batches) -> None:
 
 def count_batches(data: Batches) -> int:
     """How many batches there are, or 0 if the data does not know."""
-    return len(data) if hasattr(data, "__len__") else 0
+    return len(data) if isinstance(data, Sized) else 0

@@ -42,7 +42,7 @@ def collect_features(
     samples_per_category: int,
     landscape: Landscape,
     progress: Progress,
-) -> dict[str, list[Float[Tensor, "samples neurons positions"]]]:
+) -> dict[str, list[Float[Tensor, "_ _ _"]]]:
     """For each layer and category, the outputs on the category's first samples, in the order of the data.
 
     Which samples are taken depends on the data alone, not on its batches. One forward pass, which ends as soon as

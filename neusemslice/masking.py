@@ -28,7 +28,7 @@ class NeuronMask(nn.Module):
         return value * per_neuron.view(1, -1, *[1] * (value.ndim - 2))
 
 
-def mask_neurons(model: SliceableModel, keep: Mapping[str, Bool[Tensor, " neurons"]]) -> fx.GraphModule:
+def mask_neurons(model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]]) -> fx.GraphModule:
     """A copy of the network in which only the kept neurons speak, silenced at their read place.
 
     Raises:
@@ -48,8 +48,8 @@ def mask_neurons(model: SliceableModel, keep: Mapping[str, Bool[Tensor, " neuron
 
 
 def check_keep(
-    model: SliceableModel, keep: Mapping[str, Bool[Tensor, " neurons"]]
-) -> list[tuple[SliceableLayer, Bool[Tensor, " neurons"]]]:
+    model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]]
+) -> list[tuple[SliceableLayer, Bool[Tensor, " _"]]]:
     """The layers that `keep` names, with their masks.
 
     Raises:

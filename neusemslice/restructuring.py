@@ -72,7 +72,7 @@ class Restructured:
 
 def restructure(
     model: SliceableModel,
-    slice_: ModelSlice | Mapping[str, Bool[Tensor, " neurons"]],
+    slice_: ModelSlice | Mapping[str, Bool[Tensor, " _"]],
     *,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,

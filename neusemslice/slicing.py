@@ -44,10 +44,10 @@ class ModelSlice:
 
     config: SlicingConfig
     model_fingerprint: str
-    contributions: Mapping[str, Float64[Tensor, "categories neurons"]]
-    orders: Mapping[str, Int64[Tensor, "categories neurons"]]
-    curves: Mapping[str, Float64[Tensor, "categories neurons"]]
-    control_curves: Mapping[str, Float64[Tensor, "categories neurons"]]
+    contributions: Mapping[str, Float64[Tensor, "categories _"]]
+    orders: Mapping[str, Int64[Tensor, "categories _"]]
+    curves: Mapping[str, Float64[Tensor, "categories _"]]
+    control_curves: Mapping[str, Float64[Tensor, "categories _"]]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -55,14 +55,14 @@ class ModelSlice:
         return tuple(self.orders)
 
     @cached_property
-    def keep_masks(self) -> dict[str, Bool[Tensor, "categories neurons"]]:
+    def keep_masks(self) -> dict[str, Bool[Tensor, "categories _"]]:
         """For each layer and category, True for the critical neurons."""
         return {
             layer: keep_first(order, keep_counts(self.curves[layer], self.config))
             for layer, order in self.orders.items()
         }
 
-    def merged(self) -> dict[str, Bool[Tensor, " neurons"]]:
+    def merged(self) -> dict[str, Bool[Tensor, " _"]]:
         """For each layer, True for the neurons that are critical for any category."""
         return {layer: keep.any(0) for layer, keep in self.keep_masks.items()}
 
@@ -121,19 +121,19 @@ class ModelSlice:
                 f"{path} is no slice, or is damaged: {type(error).__name__}: {error}.",
                 hint="Use a file written by ModelSlice.save.",
             ) from error
-        slice_ = cls(config=config, model_fingerprint=str(fingerprint), **parts)
-        slice_._check(path)
-        return slice_
+        _check_parts(path, parts)
+        return cls(config=config, model_fingerprint=str(fingerprint), **parts)
 
-    def _check(self, path: str | Path) -> None:
-        """Raises CheckpointError unless the tensors fit together: orders must be permutations."""
-        for layer, order in self.orders.items():
-            others = (self.contributions[layer], self.curves[layer], self.control_curves[layer])
-            is_order = order.dtype == torch.int64 and order.ndim == 2 and order.numel() > 0
-            if not is_order or any(o.shape != order.shape or o.dtype != torch.float64 for o in others):
-                raise CheckpointError(f"{path}: the tensors of {layer!r} do not fit together.", hint="Make it anew.")
-            if not torch.equal(order.sort(1).values, torch.arange(order.shape[1]).expand_as(order)):
-                raise CheckpointError(f"{path}: the order of {layer!r} is no permutation.", hint="Make it anew.")
+
+def _check_parts(path: str | Path, parts: dict[str, dict[str, Tensor]]) -> None:
+    """Raises CheckpointError unless the tensors fit together: orders must be permutations."""
+    for layer, order in parts["orders"].items():
+        others = [tensors[layer] for name, tensors in parts.items() if name != "orders"]
+        is_order = order.dtype == torch.int64 and order.ndim == 2 and order.numel() > 0
+        if not is_order or any(o.shape != order.shape or o.dtype != torch.float64 for o in others):
+            raise CheckpointError(f"{path}: the tensors of {layer!r} do not fit together.", hint="Make it anew.")
+        if not torch.equal(order.sort(1).values, torch.arange(order.shape[1]).expand_as(order)):
+            raise CheckpointError(f"{path}: the order of {layer!r} is no permutation.", hint="Make it anew.")
 
 
 def slice_model(

@@ -71,6 +71,6 @@ def _select(layer: nn.Module, name: str, kept: Indices, dimension: int) -> None:
         setattr(layer, name, selected)
 
 
-def positions_of(kept: Indices, positions: int) -> Indices:
+def positions_of(kept: Indices, positions: int) -> Int64[Tensor, " places"]:
     """Where the kept channels' values are after a flatten that gives each channel `positions` places."""
     return (kept[:, None] * positions + torch.arange(positions)).flatten()

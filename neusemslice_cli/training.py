@@ -1,6 +1,7 @@
 """The demo's own networks and data: scikit-learn's handwritten digits, 1,797 real images of 8 x 8 pixels."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,6 @@ def _build(architecture: dict[str, Any]) -> nn.Module:
     if architecture["builder"] == "layers":
         return nn.Sequential(*(getattr(nn, layer["type"])(**layer["kwargs"]) for layer in kwargs["layers"]))
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(kwargs["sizes"], kwargs["sizes"][1:], strict=False):
+    for fan_in, fan_out in pairwise(kwargs["sizes"]):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

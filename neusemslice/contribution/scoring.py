@@ -19,7 +19,7 @@ from neusemslice.tracing import SliceableModel
 
 
 @dataclass(frozen=True, eq=False)
-class Contributions(Mapping[str, Float64[Tensor, "categories neurons"]]):
+class Contributions(Mapping[str, Float64[Tensor, "categories _"]]):
     """Layer name -> contribution of each neuron to each category, on the CPU.
 
     Attributes:
@@ -30,8 +30,8 @@ class Contributions(Mapping[str, Float64[Tensor, "categories neurons"]]):
 
     metric: str
     counts: Int64[Tensor, " categories"]
-    overall: Mapping[str, Float64[Tensor, " neurons"]]
-    _by_category: Mapping[str, Float64[Tensor, "categories neurons"]]
+    overall: Mapping[str, Float64[Tensor, " _"]]
+    _by_category: Mapping[str, Float64[Tensor, "categories _"]]
 
     def __getitem__(self, layer: str) -> Float64[Tensor, "categories neurons"]:
         return self._by_category[layer]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that fit ARCHITECTURE."""
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(SIZES, SIZES[1:], strict=False):
+    for fan_in, fan_out in pairwise(SIZES):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     path = tmp_path_factory.mktemp("network") / "mlp.safetensors"
     save_file(nn.Sequential(*layers[:-1]).state_dict(), path)

@@ -12,7 +12,8 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             fan_in = module.weight[0].numel()
             module.weight.data = torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5
-            module.bias.data = torch.randn(module.bias.shape, generator=generator) * 0.2
+            if module.bias is not None:
+                module.bias.data = torch.randn(module.bias.shape, generator=generator) * 0.2
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor, middle in ((module.weight, 1.0), (module.bias, 0.0), (module.running_mean, 0.0)):
                 tensor.data = middle + 0.3 * torch.randn(tensor.shape, generator=generator)
