@@ -1,7 +1,6 @@
 """Physical removal of the neurons that are not critical, with a proof for each result."""
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,7 +119,7 @@ def restructure(
 def _remove(model: SliceableModel, kept: Mapping[str, Indices]) -> fx.GraphModule:
     """Walk from the input to the logits and cut each layer to the features that are left."""
     smaller = copy.deepcopy(model.graph_module)
-    shapes = _feature_shapes(model)
+    features = _features_through(model)
     passing: Indices | None = None
     for node in smaller.graph.nodes:
         if node.op != "call_module":
@@ -134,31 +133,35 @@ def _remove(model: SliceableModel, kept: Mapping[str, Indices]) -> fx.GraphModul
             continue
         else:
             if isinstance(layer, nn.Flatten):
-                passing = positions_of(passing, math.prod(shapes[node.target][1:]))
+                before, after = features[node.target]
+                passing = positions_of(passing, after // before)
             cut = SURGEONS[type(layer)](layer, passing)
         smaller.set_submodule(node.target, cut)
     return smaller
 
 
-def _feature_shapes(model: SliceableModel) -> dict[str, tuple[int, ...]]:
-    """Shape of each layer's input, without the batch."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def _features_through(model: SliceableModel) -> dict[str, tuple[int, int]]:
+    """Size of dimension 1, where the neurons are, before and after each layer."""
+    features: dict[str, tuple[int, int]] = {}
     value = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
     with torch.no_grad():
         for node in model.graph_module.graph.nodes:
             if node.op == "call_module":
-                shapes[node.target] = tuple(value.shape[1:])
-                value = model.graph_module.get_submodule(node.target)(value)
-    return shapes
+                result = model.graph_module.get_submodule(node.target)(value)
+                features[node.target] = value.shape[1], result.shape[1]
+                value = result
+    return features
 
 
 def _prove(model: SliceableModel, masked: nn.Module, smaller: nn.Module) -> float:
-    """The largest relative difference between masked and smaller network; RestructureError if it is too large."""
+    """The largest relative difference between masked and smaller network; RestructureError if it is too large.
+
+    Computed on the CPU: a GPU's reduced-precision products (TF32) differ by more than the tolerance on their own.
+    """
     generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(PROBE_SAMPLES, *model.input_shape, generator=generator, dtype=torch.float64)
-    probe = probe.to(model.device, model.dtype)
+    probe = torch.randn(PROBE_SAMPLES, *model.input_shape, generator=generator, dtype=torch.float64).to(model.dtype)
     with torch.no_grad():
-        expected, computed = masked(probe), smaller(probe)
+        expected, computed = (copy.deepcopy(network).cpu()(probe) for network in (masked, smaller))
     difference = float((expected - computed).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not difference <= TOLERANCE:
         raise RestructureError(

@@ -89,9 +89,11 @@ class ModelSlice:
         return summary
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; `load` reads it back."""
+        """Write one safetensors file; `load` reads it back. Tools without this library find `keep_masks/LAYER` in it."""
         tensors = {
-            f"{part}/{layer}": tensor.contiguous() for part in _PARTS for layer, tensor in getattr(self, part).items()
+            f"{part}/{layer}": tensor.contiguous()
+            for part in (*_PARTS, "keep_masks")
+            for layer, tensor in getattr(self, part).items()
         }
         about = {
             "format": _FORMAT,

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from neusemslice.data import Dataset
-from neusemslice.profiling import count_flops, count_parameters, measure_latency
 from torch import nn
 
 from neusemslice import SliceableModel, evaluate, trace
 from neusemslice.checkpoint import read_checkpoint_metadata
+from neusemslice.data import Dataset
+from neusemslice.profiling import count_flops, count_parameters, measure_latency
 from neusemslice.progress import OnProgress, ShouldStop
 from neusemslice.weights import load_network
 

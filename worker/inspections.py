@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from neusemslice.data import ImportLimits, Preprocess, import_dataset
-
 from app.jobs.specs import InspectDatasetSpec, InspectModelSpec
+from neusemslice.data import ImportLimits, Preprocess, import_dataset
 from worker.assignment import Assignment
 
 DATASET_STAGES = ("import",)

@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import torch
-from neusemslice.data import Dataset, open_dataset
 
 from app.jobs.specs import RestructureSpec
 from neusemslice import ModelSlice, SliceableModel, restructure, slice_model, trace
 from neusemslice.checkpoint import read_checkpoint_metadata
+from neusemslice.data import Dataset, open_dataset
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost, model_facts
 

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from neusemslice.data import Dataset, open_dataset
 
 from app.jobs.specs import SliceSpec
 from neusemslice import ModelSlice, SliceableModel, restructure, slice_model
+from neusemslice.data import Dataset, open_dataset
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy
 

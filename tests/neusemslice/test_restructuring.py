@@ -45,7 +45,18 @@ def pooled_before_norm() -> nn.Module:
     )  # fmt: skip
 
 
+def flattened_in_two_steps() -> nn.Module:
+    """The first flatten keeps the channels apart, the second does not."""
+    return randomised(
+        nn.Sequential(
+            nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(2), nn.MaxPool1d(5), nn.Flatten(), nn.Linear(120, 5), nn.ReLU(),
+            nn.Linear(5, 3),
+        )
+    )  # fmt: skip
+
+
 NETWORKS = {
+    "flattened in two steps": (flattened_in_two_steps, (2, 12, 12)),
     "mlp": (mlp, (6,)),
     "vgg": (vgg_like, (2, 12, 12)),
     "functional": (functional, (2, 12, 12)),

@@ -52,7 +52,9 @@ def test_invariants(samples: int, neurons: int, positions: int, estimator: str, 
     if estimator == "biased":
         assert bool((curve >= 0).all())
     generator = torch.Generator().manual_seed(seed)
-    shuffled = features[torch.randperm(samples, generator=generator)][..., torch.randperm(positions, generator=generator)]
+    shuffled = features[torch.randperm(samples, generator=generator)][
+        ..., torch.randperm(positions, generator=generator)
+    ]
     for same in (features * 7.0, features.double() + torch.arange(neurons)[:, None], shuffled):
         torch.testing.assert_close(cka_prefix(same, None, estimator), curve, rtol=0, atol=1e-5)
 

@@ -239,6 +239,11 @@ class TestFiles:
         assert (loaded.config, loaded.model_fingerprint) == (found.config, found.model_fingerprint)
         assert loaded.layers == found.layers
 
+    def test_hold_the_masks_for_tools_without_this_library(self, saved) -> None:
+        found, path = saved
+        tensors = load_file(path)
+        assert all(torch.equal(tensors[f"keep_masks/{layer}"], keep) for layer, keep in found.keep_masks.items())
+
     @pytest.mark.parametrize("content", [b"", b"no slice", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"])
     def test_other_files_are_refused(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "bad"
