@@ -89,7 +89,7 @@ class ModelSlice:
         return summary
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; `load` reads it back. Tools without this library find `keep_masks/LAYER` in it."""
+        """Write one safetensors file that `load` reads back. Other tools find `keep_masks/LAYER` in it."""
         tensors = {
             f"{part}/{layer}": tensor.contiguous()
             for part in (*_PARTS, "keep_masks")
