@@ -154,6 +154,9 @@ def main() -> None:
         hint = f"\n{error.hint}" if error.hint else ""
         typer.echo(f"error: {error.message}{hint}", err=True)
         sys.exit(1)
+    except OSError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
 
 
 def _settings(data_dir: Path | None, **values: object) -> Settings:

@@ -1,0 +1,64 @@
+"""The library on files, from the command line."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from neusemslice import load_checkpoint
+from neusemslice.errors import ConfigError, DatasetError
+from neusemslice_cli.main import app
+
+SIZES = [16, 12, 8, 2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A network, its architecture, and data; the working folder."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in pairwise(SIZES):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    torch.manual_seed(0)
+    save_file(nn.Sequential(*layers[:-1]).state_dict(), tmp_path / "net.safetensors")
+    spec = {"builder": "mlp", "kwargs": {"sizes": SIZES}, "input_shape": [1, 4, 4]}
+    (tmp_path / "net.json").write_text(json.dumps(spec))
+    images = np.random.default_rng(0).integers(0, 255, (40, 4, 4), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_slice_restructure_evaluate(folder: Path) -> None:
+    model = ("net.json", "--weights", "net.safetensors")
+    data = ("--data", "data.npz", "--preprocess", '{"scale": 0.0039}')
+    assert "neurons are critical" in run("slice", *model, *data, "--threshold", "0.8")
+    assert "compression_rate" in run("restructure", *model, "--slice", "slice.safetensors", "--cut", "0.6")
+    small = load_checkpoint(folder / "restructured.safetensors")
+    assert sum(p.numel() for p in small.parameters()) < 16 * 12 + 12 + 12 * 8 + 8 + 8 * 2 + 2
+    found = json.loads(run("evaluate", "restructured.safetensors", *data))
+    assert found["samples"] == 10
+    assert 0 <= found["accuracy"] <= 1
+
+
+def test_an_architecture_needs_weights(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="do not go together"):
+        run("evaluate", "net.json", "--data", "data.npz")
+
+
+def test_bad_data_is_an_error_with_a_remedy(folder: Path) -> None:
+    (folder / "bad.npz").write_bytes(b"no data")
+    with pytest.raises(DatasetError, match="no known format"):
+        run("evaluate", "net.json", "--weights", "net.safetensors", "--data", "bad.npz")
