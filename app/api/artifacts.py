@@ -11,6 +11,7 @@ from app.api.downloads import blob_response
 from app.api.problems import documented
 from app.api.schemas import ArtifactRead
 from app.artifacts.orm import ArtifactRow
+from app.jobs.specs import ArtifactId
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
     response_model=ArtifactRead,
     responses=documented(HTTPStatus.NOT_FOUND),
 )
-def get_artifact(artifact_id: str, context: Context) -> ArtifactRead:
+def get_artifact(artifact_id: ArtifactId, context: Context) -> ArtifactRead:
     """What the file is."""
     return ArtifactRead.of(_read(context, artifact_id))
 
@@ -32,7 +33,7 @@ def get_artifact(artifact_id: str, context: Context) -> ArtifactRead:
     response_class=Response,
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
 )
-async def download_artifact(artifact_id: str, request: Request, context: Context) -> Response:
+async def download_artifact(artifact_id: ArtifactId, request: Request, context: Context) -> Response:
     """The file. Takes Range; the ETag is the SHA-256."""
     row = await run_in_threadpool(_read, context, artifact_id)
     return blob_response(

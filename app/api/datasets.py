@@ -10,23 +10,26 @@ from pydantic import Field, TypeAdapter
 from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
 from app.api.problems import documented
 from app.api.schemas import DatasetRead, Page, page
-from app.api.uploads import MetadataForm, NameForm, parse_form, parse_metadata, store_file
+from app.api.uploads import MetadataForm, NameForm, name_of, parse_form, parse_metadata, store_file
 from app.artifacts.catalog import NewAsset
 from app.artifacts.orm import AssetStatus, DatasetRow
-from app.jobs.specs import InspectDatasetSpec, Strict
+from app.jobs.specs import DatasetId, InspectDatasetSpec, Strict
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 Side = Annotated[int, Field(ge=1, le=10_000)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PreprocessSpec(Strict):
     """From stored to network values: resize when importing, then (x * scale - mean) / std."""
 
     resize: tuple[Side, Side] | None = None
-    scale: float | None = Field(default=None, gt=0)
-    mean: list[float] | None = Field(default=None, min_length=1, max_length=4096)
-    std: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1, max_length=4096)
+    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    mean: list[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(default=None, min_length=1, max_length=4096)
+    std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
+        default=None, min_length=1, max_length=4096
+    )
 
 
 class DatasetSpec(Strict):
@@ -57,7 +60,7 @@ def create_dataset(
     reading = parse_form(_SPEC, "spec", spec)
     assert isinstance(reading, DatasetSpec)  # noqa: S101 the adapter's type
     described = reading.model_dump(mode="json", exclude_none=True)
-    asset = NewAsset(name or file.filename or "dataset", described, parse_metadata(metadata))
+    asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
     blob = store_file(context, file)
 
     def register(session: Any) -> Answer:
@@ -82,7 +85,7 @@ def list_datasets(context: Context, cursor: Cursor = None, limit: Limit = 50) ->
     response_model=DatasetRead,
     responses=documented(HTTPStatus.NOT_FOUND),
 )
-async def get_dataset(dataset_id: str, context: Context, wait: WaitS = 0) -> DatasetRead:
+async def get_dataset(dataset_id: DatasetId, context: Context, wait: WaitS = 0) -> DatasetRead:
     """One dataset. With `?wait=30`, answers once it has been inspected."""
     return await context.services.listener.until(
         dataset_id,
@@ -98,7 +101,7 @@ async def get_dataset(dataset_id: str, context: Context, wait: WaitS = 0) -> Dat
     status_code=HTTPStatus.NO_CONTENT,
     responses=documented(HTTPStatus.NOT_FOUND),
 )
-def delete_dataset(dataset_id: str, context: Context) -> None:
+def delete_dataset(dataset_id: DatasetId, context: Context) -> None:
     """Take the dataset out of sight. Jobs that already have it go on; their results stay."""
     with context.transaction() as session:
         context.catalog(session).delete(DatasetRow, dataset_id)

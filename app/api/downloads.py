@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from app.api.context import RequestContext
 
 _ONE_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGES = re.compile(r"bytes=\d*-\d*(\s*,\s*\d*-\d*)*")
 
 
 def blob_response(
@@ -18,7 +19,7 @@ def blob_response(
     """The bytes of a blob, or the part of them that `Range` asks for.
 
     Raises:
-        HTTPException: 416, the range lies outside the file.
+        HTTPException: 400, the range is malformed; 416, it lies outside the file.
     """
     headers = {"ETag": f'"{digest}"', "Cache-Control": "private, immutable, max-age=31536000"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
@@ -30,7 +31,11 @@ def blob_response(
 
 
 def _check_range(header: str | None, size_bytes: int) -> None:
-    match = _ONE_RANGE.fullmatch(header or "")
+    if header is None:
+        return
+    if _RANGES.fullmatch(header) is None:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"The range {header[:100]!r} is malformed; use bytes=FIRST-LAST.")
+    match = _ONE_RANGE.fullmatch(header)
     if match is None:
         return
     first, last = match.groups()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from app.api.changes import wait_for
@@ -14,11 +15,12 @@ from app.api.context import Answer, Context, Cursor, Limit, RequestContext, Wait
 from app.api.problems import documented
 from app.api.schemas import ArtifactRead, EventPage, EventRead, JobRead, Page, page
 from app.jobs.events import events_after, transitions
-from app.jobs.specs import JobSpec
+from app.jobs.specs import JobId, JobSpec
 from app.jobs.status import JobStatus
 
 EVENTS_PER_READ = 500
 PING_S = 15.0
+Seq = Annotated[int, Field(ge=0, lt=2**31)]
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -58,10 +60,10 @@ def list_jobs(
 
 @router.get("/{job_id}", operation_id="get_job", response_model=JobRead, responses=documented(HTTPStatus.NOT_FOUND))
 async def get_job(
-    job_id: str,
+    job_id: JobId,
     context: Context,
     wait: WaitS = 0,
-    after: Annotated[int | None, Query(ge=0, description="With `wait`: `last_event` as you know it.")] = None,
+    after: Annotated[Seq | None, Query(description="With `wait`: `last_event` as you know it.")] = None,
 ) -> JobRead:
     """One job. With `?wait=30`, answers at its next change after `after` (or from now on), or when it has ended."""
     job = await run_in_threadpool(read_job, context, job_id)
@@ -83,12 +85,12 @@ async def get_job(
     responses={HTTPStatus.OK: {"content": {"text/event-stream": {}}}} | documented(HTTPStatus.NOT_FOUND),
 )
 async def list_job_events(
-    job_id: str,
+    job_id: JobId,
     request: Request,
     context: Context,
-    after: Annotated[int, Query(ge=0, description="Only events numbered above this.")] = 0,
+    after: Annotated[Seq, Query(description="Only events numbered above this.")] = 0,
     limit: Annotated[int, Query(ge=1, le=EVENTS_PER_READ)] = 100,
-    last_event_id: Annotated[int | None, Header(ge=0, description="Resume a stream after this event.")] = None,
+    last_event_id: Annotated[Seq | None, Header(description="Resume a stream after this event.")] = None,
 ) -> Any:
     """The job's events as a JSON list, or with `Accept: text/event-stream` as a stream that ends with the job."""
     job = await run_in_threadpool(read_job, context, job_id)
@@ -106,7 +108,7 @@ async def list_job_events(
     response_model=JobRead,
     responses=documented(HTTPStatus.NOT_FOUND),
 )
-def cancel_job(job_id: str, context: Context) -> JSONResponse:
+def cancel_job(job_id: JobId, context: Context) -> JSONResponse:
     """Stop a job. A running one ends within seconds; one that has ended stays as it is."""
 
     def cancel(session: Any) -> Answer:
@@ -122,7 +124,7 @@ def cancel_job(job_id: str, context: Context) -> JSONResponse:
     response_model=JobRead,
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
-def retry_job(job_id: str, context: Context) -> JSONResponse:
+def retry_job(job_id: JobId, context: Context) -> JSONResponse:
     """Queue a failed or cancelled job again."""
 
     def retry(session: Any) -> Answer:
@@ -138,7 +140,7 @@ def retry_job(job_id: str, context: Context) -> JSONResponse:
     response_model=list[ArtifactRead],
     responses=documented(HTTPStatus.NOT_FOUND),
 )
-def list_job_artifacts(job_id: str, context: Context) -> list[ArtifactRead]:
+def list_job_artifacts(job_id: JobId, context: Context) -> list[ArtifactRead]:
     """The files that the job produced."""
     return read_job(context, job_id).artifacts
 

@@ -12,10 +12,10 @@ from app.api.context import Answer, Context, Cursor, Limit, RequestContext, Wait
 from app.api.downloads import blob_response
 from app.api.problems import documented
 from app.api.schemas import ModelRead, Page, page
-from app.api.uploads import MetadataForm, NameForm, parse_form, parse_metadata, store_file
+from app.api.uploads import MetadataForm, NameForm, Plain, name_of, parse_form, parse_metadata, store_file
 from app.artifacts.catalog import NewAsset
 from app.artifacts.orm import AssetStatus, ModelRow
-from app.jobs.specs import InspectModelSpec, Strict
+from app.jobs.specs import InspectModelSpec, ModelId, Name, Strict
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -23,17 +23,17 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 class LayerDescription(Strict):
     """One layer as data."""
 
-    type: str = Field(max_length=100)
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    type: Name
+    kwargs: Plain = Field(default_factory=dict)
 
 
 class ArchitectureSpec(Strict):
     """A network as data, never as code. What the builder makes of it is checked in a worker."""
 
-    builder: str = Field(max_length=200, examples=["torchvision/vgg16_bn", "mlp", "layers"])
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    replace: dict[str, LayerDescription] = Field(default_factory=dict, max_length=100)
-    input_shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=4, examples=[[3, 32, 32]])
+    builder: Name = Field(examples=["torchvision/vgg16_bn", "mlp", "layers"])
+    kwargs: Plain = Field(default_factory=dict)
+    replace: dict[Name, LayerDescription] = Field(default_factory=dict, max_length=100)
+    input_shape: list[Annotated[int, Field(ge=1, lt=2**31)]] = Field(min_length=1, max_length=4, examples=[[3, 32, 32]])
 
 
 _ARCHITECTURE: TypeAdapter[ArchitectureSpec] = TypeAdapter(ArchitectureSpec)
@@ -57,7 +57,7 @@ def create_model(
     architecture = parse_form(_ARCHITECTURE, "spec", spec)
     assert isinstance(architecture, ArchitectureSpec)  # noqa: S101 the adapter's type
     described = architecture.model_dump(mode="json", exclude_defaults=True)
-    asset = NewAsset(name or file.filename or "model", described, parse_metadata(metadata))
+    asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
     blob = store_file(context, file)
 
     def register(session: Any) -> Answer:
@@ -79,7 +79,7 @@ def list_models(context: Context, cursor: Cursor = None, limit: Limit = 50) -> P
 @router.get(
     "/{model_id}", operation_id="get_model", response_model=ModelRead, responses=documented(HTTPStatus.NOT_FOUND)
 )
-async def get_model(model_id: str, context: Context, wait: WaitS = 0) -> ModelRead:
+async def get_model(model_id: ModelId, context: Context, wait: WaitS = 0) -> ModelRead:
     """One model. With `?wait=30`, answers once it has been inspected."""
     return await context.services.listener.until(
         model_id,
@@ -95,7 +95,7 @@ async def get_model(model_id: str, context: Context, wait: WaitS = 0) -> ModelRe
     response_class=Response,
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
 )
-async def download_model(model_id: str, request: Request, context: Context) -> Response:
+async def download_model(model_id: ModelId, request: Request, context: Context) -> Response:
     """The checkpoint: safetensors with the architecture inside, for `neusemslice.load_checkpoint`."""
     row = await run_in_threadpool(_read_ready, context, model_id)
     return blob_response(
@@ -114,7 +114,7 @@ async def download_model(model_id: str, request: Request, context: Context) -> R
     status_code=HTTPStatus.NO_CONTENT,
     responses=documented(HTTPStatus.NOT_FOUND),
 )
-def delete_model(model_id: str, context: Context) -> None:
+def delete_model(model_id: ModelId, context: Context) -> None:
     """Take the model out of sight. Jobs that already have it go on; their results stay."""
     with context.transaction() as session:
         context.catalog(session).delete(ModelRow, model_id)

@@ -1,19 +1,22 @@
 """What the upload forms of models and datasets have in common."""
 
-from typing import Annotated, TypeVar
+import math
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Form, UploadFile
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 
 from app.api.context import RequestContext
 from app.artifacts.store import Blob
 from app.errors import FieldError, InvalidInputError
-from app.jobs.specs import Metadata
+from app.jobs.specs import Metadata, Name
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-NameForm = Annotated[str | None, Form(min_length=1, max_length=200, description="Default: the file's name.")]
+NameForm = Annotated[Name | None, Form(description="Default: the file's name.")]
 MetadataForm = Annotated[str | None, Form(description="JSON object of your own: up to 16 pairs of strings.")]
+
+DEPTH_MAX = 20
 
 _METADATA: TypeAdapter[dict[str, str]] = TypeAdapter(Metadata)
 
@@ -32,6 +35,32 @@ def parse_form(adapter: TypeAdapter[ModelT] | TypeAdapter[dict[str, str]], field
         ]
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in errors[:5])
         raise InvalidInputError(f"The form field {field!r} is not valid: {detail}.", errors=errors) from error
+
+
+def check_plain(value: Any, depth: int = 0) -> Any:
+    """A JSON value as Postgres can keep it.
+
+    Raises:
+        ValueError: a string holds a NUL, a number is not finite, or the nesting is too deep.
+    """
+    if isinstance(value, str) and "\x00" in value:
+        raise ValueError("a string must not hold a NUL character")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number must be finite")
+    if depth > DEPTH_MAX:
+        raise ValueError(f"nested more than {DEPTH_MAX} deep")
+    for item in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
+        check_plain(item, depth + 1)
+    return value
+
+
+Plain = Annotated[dict[str, Any], AfterValidator(check_plain)]
+"""Any JSON object that can be stored."""
+
+
+def name_of(name: str | None, file: UploadFile) -> str:
+    """The given name, or the file's own as far as it can be kept."""
+    return name or (file.filename or "upload").replace("\x00", "")[:200]
 
 
 def parse_metadata(text: str | None) -> dict[str, str]:

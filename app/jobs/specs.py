@@ -7,14 +7,19 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from neusemslice.config import Estimator, Landscape, MetricName, SlicingConfig, StrategyName
 from neusemslice.errors import ConfigError
 
+NO_NUL = r"^[^\x00]*$"
+"""Postgres keeps no NUL in text."""
+
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]{26}$")]
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-z]{26}$")]
+JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-z]{26}$")]
 ArtifactId = Annotated[str, StringConstraints(pattern=r"^art_[0-9a-z]{26}$")]
 Cut = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NO_NUL)]
 Metadata = Annotated[
     dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
+        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)],
+        Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)],
     ],
     Field(max_length=16, description="Up to 16 pairs of your own; keys up to 64, values up to 512 characters."),
 ]
@@ -57,7 +62,7 @@ class _Common(Strict):
     metadata: Metadata = Field(default_factory=dict)
     batch_size: int = Field(default=256, ge=1, le=8192)
     limit_per_category: int | None = Field(
-        default=None, ge=4, description="Analyse at most this many samples of each category. Default: all."
+        default=None, ge=4, le=10**9, description="Analyse at most this many samples of each category. Default: all."
     )
 
 
@@ -86,7 +91,7 @@ class RestructureSpec(_Common):
     slice_id: ArtifactId | None = Field(default=None, description="A `slice.safetensors` made from this model.")
     cut: Cut | None = Field(default=None, description="Cut the stored slice at another theta or fraction.")
     slicing: SlicingParams | None = Field(default=None, description="Slice first; instead of `slice_id`.")
-    name: str | None = Field(default=None, max_length=200, description="Name of the produced model.")
+    name: Name | None = Field(default=None, description="Name of the produced model.")
 
     @model_validator(mode="after")
     def _has_one_slice(self) -> Self:
