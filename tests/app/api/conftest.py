@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import httpx
 import pytest
@@ -14,6 +13,7 @@ from app.artifacts.catalog import Catalog, NewAsset, accept
 from app.artifacts.orm import DatasetRow, ModelRow
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
+from app.ids import new_id
 from app.main import create_app
 from app.projects.keys import authenticate, create_key
 from app.settings import Settings
@@ -31,29 +31,38 @@ class Api:
     database: Database
     store: LocalBlobStore
     settings: Settings
+    project_name: str = ""
 
     def client(self, key: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key or self.key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=20)
 
 
-@pytest.fixture
-def api(database: Database, tmp_path: Path) -> Iterator[Api]:
-    """The API with one project."""
-    settings = Settings(data_dir=tmp_path, max_body_bytes=200_000, max_json_bytes=20_000)
+@pytest.fixture(scope="session")
+def server(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One running API for all tests; each works in a project of its own."""
+    database = Database(new_database())
+    settings = Settings(data_dir=tmp_path_factory.mktemp("api"), max_body_bytes=200_000, max_json_bytes=20_000)
     config = uvicorn.Config(create_app(settings, database), port=0, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    uvicorn_server = uvicorn.Server(config)
+    thread = threading.Thread(target=uvicorn_server.run)
     thread.start()
-    while not server.started:
+    while not uvicorn_server.started:
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with database.transaction() as session:
-        key = create_key(session, project="default", name="")
-        project = authenticate(session, key).project_id
-    yield Api(f"http://127.0.0.1:{port}", key, project, database, LocalBlobStore(settings.blob_dir), settings)
-    server.should_exit = True
+    port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
+    yield Api(f"http://127.0.0.1:{port}", "", "", database, LocalBlobStore(settings.blob_dir), settings)
+    uvicorn_server.should_exit = True
     thread.join()
+    database.dispose()
+
+
+@pytest.fixture
+def api(server: Api) -> Api:
+    """The API with a fresh project and its key."""
+    name = new_id("test")
+    with server.database.transaction() as session:
+        key = create_key(session, project=name, name="")
+        return replace(server, key=key, project=authenticate(session, key).project_id, project_name=name)
 
 
 @pytest.fixture

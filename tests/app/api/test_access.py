@@ -19,7 +19,7 @@ def test_without_a_valid_key_nothing_is_shown(api: Api, path: str, header: dict[
 
 def test_a_read_only_key_changes_nothing(api: Api, job: dict[str, object]) -> None:
     with api.database.transaction() as session:
-        key = create_key(session, project="default", name="", scopes=["read"])
+        key = create_key(session, project=api.project_name, name="", scopes=["read"])
     with api.client(key) as client:
         assert client.get("/v1/jobs").status_code == 200
         answer = client.post("/v1/jobs", json=job)
