@@ -58,7 +58,18 @@ class CeleryQueue:
     def is_available(self) -> bool:
         """Whether Redis answers."""
         try:
-            with Redis.from_url(self._url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S) as client:
+            with self._redis() as client:
                 return bool(client.ping())
         except RedisError:
             return False
+
+    def has_backlog(self, queue: str) -> bool:
+        """See JobQueue. While Redis is away, nothing should be added."""
+        try:
+            with self._redis() as client:
+                return bool(client.llen(queue))
+        except RedisError:
+            return True
+
+    def _redis(self) -> Redis:
+        return Redis.from_url(self._url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S)

@@ -12,6 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 JsonObject = dict[str, Any]
 
+_NOTICE_A_DEAD_PEER = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
+
 
 class Base(DeclarativeBase):
     """Base of all tables; constraints get predictable names, so that migrations can name them."""
@@ -39,7 +41,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
-        self.engine: Engine = create_engine(self._url, pool_pre_ping=True, pool_size=10, max_overflow=40)
+        self.engine: Engine = create_engine(
+            self._url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args=_NOTICE_A_DEAD_PEER
+        )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 
 from app.api import artifacts, datasets, health, jobs, models
 from app.api.changes import ChangeListener
-from app.api.context import Services
-from app.api.middleware import DeclaredSize, RequestId
+from app.api.middleware import Authenticate, DeclaredSize, RequestId
 from app.api.problems import install_problem_handlers
+from app.api.services import Services
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
 from app.queues import make_queue
@@ -49,5 +49,6 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.include_router(artifacts.router)
     app.include_router(health.router)
     app.add_middleware(DeclaredSize, max_bytes=settings.max_body_bytes, max_json_bytes=settings.max_json_bytes)
+    app.add_middleware(Authenticate)
     app.add_middleware(RequestId)
     return app

@@ -1,8 +1,11 @@
 """The Celery worker: one task, a thin wrapper around the supervisor."""
 
+import multiprocessing
 from functools import cache
+from typing import Any
 
 from celery import Celery
+from celery.signals import worker_shutting_down
 
 from app.artifacts.store import LocalBlobStore
 from app.celery_queue import RUN_JOB, make_celery
@@ -16,11 +19,17 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
     if settings.redis_url is None:
         raise ValueError("REDIS_URL is not set; without Redis the local dispatcher does the work")
     app = make_celery(settings.redis_url)
+    draining = multiprocessing.Event()  # made before the pool forks, so that every process shares it
+
+    @worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+    def drain(**_: Any) -> None:
+        """Give the running jobs back instead of waiting for their end."""
+        draining.set()
 
     @cache
     def supervisor() -> Supervisor:
         """Made in the pool's process, after the fork: connections are not shared."""
-        return Supervisor(settings, Database(database_url), LocalBlobStore(settings.blob_dir))
+        return Supervisor(settings, Database(database_url), LocalBlobStore(settings.blob_dir), draining)
 
     @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:

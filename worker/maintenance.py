@@ -3,12 +3,12 @@
 from threading import Event
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from app.db import Database
 from app.jobs.queue import JobQueue, reannounce_stale, relay_outbox
 from app.jobs.reaper import reap
 from app.settings import Settings
+from worker.sweeper import sweep
 
 log = structlog.get_logger(__name__)
 
@@ -18,7 +18,8 @@ def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: 
     while not stopping.wait(settings.poll_s):
         try:
             reap(database)
-            reannounce_stale(database, older_than_s=settings.republish_after_s)
+            reannounce_stale(database, queue, older_than_s=settings.republish_after_s)
             relay_outbox(database, queue)
-        except DBAPIError as error:
-            log.warning("maintenance.failed", error=str(error))
+            sweep(settings, database)
+        except Exception:
+            log.exception("maintenance.failed")  # whatever it was, the next round must come

@@ -11,6 +11,7 @@ from neusemslice.checkpoint import read_checkpoint_metadata
 from neusemslice.data import Dataset, open_dataset
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost, model_facts
+from worker.workspace import plain
 
 SLICING_STAGES = ("score", "coverage")
 
@@ -46,7 +47,7 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
         "after": _measure(assignment, smaller.model, model, dataset, checkpoint.stat().st_size),
         "report": smaller.report.to_dict(),
     }
-    (assignment.outputs / "report.json").write_text(json.dumps(result, indent=2))
+    (assignment.outputs / "report.json").write_text(json.dumps(plain(result), indent=2))
     return {"result": result, "outputs": outputs}
 
 

@@ -54,7 +54,7 @@ def set_limits(*, memory_bytes: int, file_bytes: int) -> None:
 
 def describe(error: Exception) -> dict[str, Any]:
     """The job's error object."""
-    from app.jobs.problems import problem
+    from app.jobs.problems import internal_error, problem
 
     if isinstance(error, NeuSemSliceError):
         described = problem(error.code, error.message, hint=error.hint)
@@ -63,8 +63,7 @@ def describe(error: Exception) -> dict[str, Any]:
     if is_out_of_memory(error):
         hint = "Lower batch_size or samples_per_category, then retry."
         return problem("out_of_memory", "The job needed more memory than it may use.", hint=hint, retryable=True)
-    hint = "This is a fault of the service; its log has the details. A retry may help."
-    return problem("internal_error", f"The job failed unexpectedly: {type(error).__name__}.", hint=hint, retryable=True)
+    return internal_error(error)
 
 
 def is_out_of_memory(error: Exception) -> bool:

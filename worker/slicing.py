@@ -11,6 +11,7 @@ from neusemslice import ModelSlice, SliceableModel, restructure, slice_model
 from neusemslice.data import Dataset, open_dataset
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy
+from worker.workspace import plain
 
 STAGES = ("load", "score", "coverage", "evaluate")
 
@@ -33,7 +34,7 @@ def run_slice(assignment: Assignment[SliceSpec]) -> dict[str, Any]:
         "sweep": points["sweep"],
         "layers": slice_.summary(),
     }
-    (assignment.outputs / "report.json").write_text(json.dumps({"config": config.to_dict(), **result}, indent=2))
+    (assignment.outputs / "report.json").write_text(json.dumps(plain({"config": config.to_dict(), **result}), indent=2))
     return {"result": result, "outputs": [{"name": "slice.safetensors"}, {"name": "report.json"}]}
 
 

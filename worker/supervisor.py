@@ -5,9 +5,10 @@ from collections.abc import Callable
 from enum import Enum, auto
 from signal import Signals
 from threading import Event
+from typing import Protocol
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.artifacts.store import BlobStore
@@ -16,7 +17,7 @@ from app.ids import new_id
 from app.jobs import completion, leases
 from app.jobs.completion import Output
 from app.jobs.leases import Claim, LeaseLostError
-from app.jobs.problems import child_died, timed_out
+from app.jobs.problems import child_died, internal_error, timed_out
 from app.settings import Settings
 from worker.child import Child
 from worker.inputs import collect_inputs
@@ -26,6 +27,7 @@ from worker.workspace import Limits, Outcome, Workspace
 log = structlog.get_logger(__name__)
 
 RETRY_S = 0.5
+SLOWEST_COPY_BYTES_PER_S = 20_000_000
 
 
 class End(Enum):
@@ -38,24 +40,34 @@ class End(Enum):
     DRAINING = auto()
 
 
+class Flag(Protocol):
+    """An event of this process, or one shared by several."""
+
+    def is_set(self) -> bool:
+        """Whether it is raised."""
+
+    def set(self) -> None:
+        """Raise it."""
+
+
 class Supervisor:
     """Works on one job at a time in each thread that calls it."""
 
-    def __init__(self, settings: Settings, database: Database, store: BlobStore) -> None:
+    def __init__(self, settings: Settings, database: Database, store: BlobStore, draining: Flag | None = None) -> None:
         self._settings = settings
         self._database = database
         self._store = store
         self._owner = new_id("own")
-        self._draining = Event()
+        self._draining = draining or Event()
 
     def run(self, job_id: str) -> bool:
-        """Work on this job if it is free; False if it is not."""
+        """Work on this job if it is free; False if it is not, or if this worker cannot work now."""
         with self._database.transaction() as session:
             held = leases.claim(session, job_id, owner=self._owner, lease_s=self._settings.lease_s)
         return self._work_on(held)
 
     def run_next(self, queue: str) -> bool:
-        """Work on the oldest queued job of `queue`; False if there is none."""
+        """Work on the oldest queued job of `queue`; False if there is none, or if this worker cannot work now."""
         with self._database.transaction() as session:
             held = leases.claim_next(session, queue, owner=self._owner, lease_s=self._settings.lease_s)
         return self._work_on(held)
@@ -73,6 +85,18 @@ class Supervisor:
                 self._supervise(held)
             except LeaseLostError:
                 log.warning("job.lease_lost")
+            except DBAPIError:
+                log.exception("job.database_away")  # the lease runs out, and the reaper settles the job
+                return False
+            except OSError as error:
+                log.exception("job.worker_fault")
+                reason = f"worker_fault: {error.strerror}"
+                self._commit(lambda session: leases.give_back(session, held, reason=reason, refund=True))
+                return False
+            except Exception as error:
+                log.exception("job.supervision_failed")
+                failure = internal_error(error)
+                self._commit(lambda session: completion.fail(session, held, failure))
         return True
 
     def _supervise(self, held: Claim) -> None:
@@ -86,6 +110,7 @@ class Supervisor:
                 file_bytes=settings.job_file_bytes,
                 threads=settings.job_threads,
             )
+            self._allow_for(held, sum(self._store.size_bytes(digest) for digest in inputs.files.values()))
             workspace.prepare(held, inputs, self._store, limits)
             child = Child.start(workspace.root, threads=settings.job_threads)
             try:
@@ -153,6 +178,7 @@ class Supervisor:
             log.warning("job.failed", code=error.get("code"), detail=error.get("detail"), output=workspace.log_tail())
             self._commit(lambda session: completion.fail(session, held, error))
             return
+        self._allow_for(held, sum(workspace.output(file.name).stat().st_size for file in outcome.outputs))
         outputs = [
             Output(file.name, file.media_type, self._store.put_file(workspace.output(file.name)), file.role, file.facts)
             for file in outcome.outputs
@@ -171,6 +197,11 @@ class Supervisor:
         else:
             self._commit(lambda session: leases.give_back(session, held, reason="process_died", refund=False))
 
+    def _allow_for(self, held: Claim, size_bytes: int) -> None:
+        """Prolong the lease by the time that copying so much may take: no heartbeat goes out meanwhile."""
+        with self._database.transaction() as session:
+            leases.renew(session, held, lease_s=self._settings.lease_s + size_bytes / SLOWEST_COPY_BYTES_PER_S)
+
     def _commit(self, write: Callable[[Session], None]) -> None:
         """Write the end of the job, trying again while the database is away and the lease may still be ours."""
         give_up = time.monotonic() + self._settings.lease_s
@@ -179,7 +210,8 @@ class Supervisor:
                 with self._database.transaction() as session:
                     write(session)
             except DBAPIError as error:
-                if not error.connection_invalidated or time.monotonic() > give_up:
+                is_away = error.connection_invalidated or isinstance(error, OperationalError)
+                if not is_away or time.monotonic() > give_up:
                     raise
                 log.warning("job.commit_failed", error=str(error))
                 time.sleep(RETRY_S)

@@ -1,6 +1,7 @@
 """The folder of one attempt: inputs and the order go in, outputs and the outcome come out."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.artifacts.store import BlobStore
 from app.jobs.leases import Claim
@@ -93,8 +94,8 @@ class Workspace:
         try:
             if path.stat().st_size > _OUTCOME_MAX_BYTES:
                 return None
-            outcome = Outcome.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, ValidationError):
+            outcome = Outcome.model_validate(plain(json.loads(path.read_bytes())))
+        except (FileNotFoundError, ValueError):
             return None
         files = [self.output(file.name) for file in outcome.outputs]
         return outcome if all(file.is_file() and not file.is_symlink() for file in files) else None
@@ -122,8 +123,22 @@ class Workspace:
 def write_outcome(root: Path, outcome: Mapping[str, Any]) -> None:
     """Leave the outcome for the supervisor, in one piece or not at all."""
     temporary = root / f"{OUTCOME}.tmp"
-    temporary.write_text(json.dumps(outcome, allow_nan=False))
+    temporary.write_text(json.dumps(plain(outcome), allow_nan=False))
     temporary.replace(root / OUTCOME)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON and Postgres can keep it: numbers that are not finite become null, NULs are replaced."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+        case Mapping():
+            return {plain(name): plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+    return value
 
 
 def _link(source: Path, place: Path) -> None:

@@ -9,19 +9,16 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
 from sqlalchemy.orm import Session
 
-from app.api.changes import ChangeListener
+from app.api.services import Services
 from app.artifacts.catalog import Catalog
-from app.artifacts.store import BlobStore
-from app.db import Database
-from app.errors import AuthenticationError, ForbiddenError
 from app.jobs.idempotency import recall, remember
-from app.jobs.queue import JobQueue, relay_outbox
+from app.jobs.queue import relay_outbox
 from app.jobs.service import JobService
-from app.projects.keys import DEFAULT_PROJECT, SCOPES, Principal, authenticate, ensure_project
+from app.projects.keys import Principal
 from app.settings import Settings
 
 bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key: `nss_…`")
@@ -35,17 +32,6 @@ IdempotencyKey = Annotated[
         description="Repeat a POST safely: the same key and request take effect once.",
     ),
 ]
-
-
-@dataclass(frozen=True)
-class Services:
-    """What the application is made of."""
-
-    settings: Settings
-    database: Database
-    store: BlobStore
-    queue: JobQueue
-    listener: ChangeListener
 
 
 @dataclass(frozen=True)
@@ -116,24 +102,9 @@ def get_services(request: Request) -> Services:
     return services
 
 
-def get_principal(
-    request: Request,
-    services: Annotated[Services, Depends(get_services)],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> Principal:
-    """Who is asking, with the scope that the method needs."""
-    with services.database.transaction() as session:
-        if credentials is not None:
-            principal = authenticate(session, credentials.credentials)
-        elif services.settings.keyless:
-            principal = Principal(ensure_project(session, DEFAULT_PROJECT), frozenset(SCOPES))
-        else:
-            raise AuthenticationError(
-                "This request has no API key.", hint="Send the header `Authorization: Bearer nss_…`."
-            )
-    needed = "read" if request.method in ("GET", "HEAD") else "write"
-    if needed not in principal.scopes:
-        raise ForbiddenError(f"This API key lacks the scope {needed!r}.", hint="Use a key that has it.")
+def get_principal(request: Request, _: Annotated[object, Depends(bearer)]) -> Principal:
+    """Who is asking: app.api.middleware.Authenticate has found out, before the body was read."""
+    principal: Principal = request.state.principal
     return principal
 
 

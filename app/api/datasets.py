@@ -10,12 +10,12 @@ from pydantic import Field, TypeAdapter
 from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
 from app.api.problems import documented
 from app.api.schemas import DatasetRead, Page, page
-from app.api.uploads import MetadataForm, NameForm, name_of, parse_form, parse_metadata, store_file
+from app.api.uploads import MetadataForm, NameForm, UploadRoute, name_of, parse_form, parse_metadata, store_file
 from app.artifacts.catalog import NewAsset
 from app.artifacts.orm import AssetStatus, DatasetRow
 from app.jobs.specs import DatasetId, InspectDatasetSpec, Strict
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=UploadRoute)
 
 Side = Annotated[int, Field(ge=1, le=10_000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -1,13 +1,17 @@
 """What happens to every request before an endpoint sees it."""
 
 import time
+from http import HTTPStatus
 
 import structlog
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import problem_response
+from app.api.access import find_principal
+from app.api.problems import problem_response, service_problem
+from app.errors import ServiceError
 from app.ids import new_id
 from app.jobs.problems import problem
 
@@ -28,8 +32,12 @@ class RequestId:
         request_id, started = new_id("req"), time.monotonic()
         scope.setdefault("state", {})["request_id"] = request_id
 
+        has_started = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
                 seconds = round(time.monotonic() - started, 4)
                 path, method = scope["path"], scope["method"]
@@ -37,7 +45,15 @@ class RequestId:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, send_with_id)
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                log.exception("request.failed", method=scope["method"], path=scope["path"])
+                if has_started:
+                    raise
+                body = problem("internal_error", "The server failed. It has logged why.", retryable=True)
+                response = problem_response(Request(scope), HTTPStatus.INTERNAL_SERVER_ERROR, body)
+                await response(scope, receive, send_with_id)
 
 
 class DeclaredSize:
@@ -58,7 +74,26 @@ class DeclaredSize:
             declared = Headers(scope=scope).get("content-length", "")
             if declared.isdecimal() and int(declared) > limit:
                 detail = f"The request has {declared} bytes; at most {limit} are taken here."
-                response = problem_response(Request(scope), 413, problem("too_large", detail))
+                too_large = problem("too_large", detail)
+                response = problem_response(Request(scope), HTTPStatus.REQUEST_ENTITY_TOO_LARGE, too_large)
                 await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class Authenticate:
+    """Finds out who is asking before any of the body is read: strangers cannot make the server take anything in."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            request = Request(scope)
+            try:
+                scope["state"]["principal"] = await run_in_threadpool(find_principal, request)
+            except ServiceError as error:
+                await service_problem(request, error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

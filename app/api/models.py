@@ -12,12 +12,12 @@ from app.api.context import Answer, Context, Cursor, Limit, RequestContext, Wait
 from app.api.downloads import blob_response
 from app.api.problems import documented
 from app.api.schemas import ModelRead, Page, page
-from app.api.uploads import MetadataForm, NameForm, Plain, name_of, parse_form, parse_metadata, store_file
+from app.api.uploads import MetadataForm, NameForm, Plain, UploadRoute, name_of, parse_form, parse_metadata, store_file
 from app.artifacts.catalog import NewAsset
 from app.artifacts.orm import AssetStatus, ModelRow
 from app.jobs.specs import InspectModelSpec, ModelId, Name, Strict
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=UploadRoute)
 
 
 class LayerDescription(Strict):

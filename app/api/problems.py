@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from app.errors import (
@@ -81,11 +82,12 @@ def problem_response(
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Turn every exception an endpoint lets out into a problem."""
+    """Turn what an endpoint lets out into problems; app.api.middleware.RequestId takes the unexpected."""
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unexpected)
+    app.add_exception_handler(OperationalError, _on_database_away)
+    app.add_exception_handler(DataError, _on_bad_value)
 
 
 def status_of(error: ServiceError) -> HTTPStatus:
@@ -93,8 +95,8 @@ def status_of(error: ServiceError) -> HTTPStatus:
     return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
 
 
-async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ServiceError)  # noqa: S101 the handler is registered for this type
+def service_problem(request: Request, error: ServiceError) -> JSONResponse:
+    """The answer to a refusal of the service."""
     status = status_of(error)
     body = problem(error.code, error.message, hint=error.hint, retryable=error.retryable, title=status.phrase)
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
@@ -102,6 +104,11 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = "1"
     errors = error.errors if isinstance(error, InvalidInputError) else []
     return problem_response(request, status, body, errors=errors, headers=headers)
+
+
+async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)  # noqa: S101 the handler is registered for this type
+    return service_problem(request, error)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -120,10 +127,16 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     return problem_response(request, error.status_code, body, headers=dict(error.headers or {}))
 
 
-async def _on_unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("request.failed", exc_info=error, path=request.url.path)
-    body = problem("internal_error", "The server failed. It has logged why.", retryable=True)
-    return problem_response(request, HTTPStatus.INTERNAL_SERVER_ERROR, body)
+async def _on_database_away(request: Request, error: Exception) -> JSONResponse:
+    log.error("database.unavailable", error=str(error))
+    body = problem("unavailable", "The database does not answer now.", hint="Try again soon.", retryable=True)
+    return problem_response(request, HTTPStatus.SERVICE_UNAVAILABLE, body, headers={"Retry-After": "2"})
+
+
+async def _on_bad_value(request: Request, error: Exception) -> JSONResponse:
+    log.warning("request.value_refused_by_database", error=str(error))
+    body = problem("invalid_input", "A value cannot be stored.", hint="Look for characters or numbers out of range.")
+    return problem_response(request, HTTPStatus.UNPROCESSABLE_ENTITY, body)
 
 
 def _pointer(location: Sequence[str | int]) -> str:

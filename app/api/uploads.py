@@ -1,9 +1,11 @@
 """What the upload forms of models and datasets have in common."""
 
 import math
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Form, UploadFile
+from fastapi import Form, Request, Response, UploadFile
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 
 from app.api.context import RequestContext
@@ -17,6 +19,7 @@ NameForm = Annotated[Name | None, Form(description="Default: the file's name.")]
 MetadataForm = Annotated[str | None, Form(description="JSON object of your own: up to 16 pairs of strings.")]
 
 DEPTH_MAX = 20
+FIELDS_MAX = 4
 
 _METADATA: TypeAdapter[dict[str, str]] = TypeAdapter(Metadata)
 
@@ -78,3 +81,24 @@ def store_file(context: RequestContext, file: UploadFile) -> Blob:
     if blob.size_bytes == 0:
         raise InvalidInputError("The file is empty.", errors=[FieldError("/file", "has no bytes")])
     return blob
+
+
+class UploadRequest(Request):
+    """Takes one file and a few fields; a form with thousands of parts would fill the memory."""
+
+    def form(self, **_: Any) -> Any:
+        """See Request.form."""
+        return super().form(max_files=1, max_fields=FIELDS_MAX)
+
+
+class UploadRoute(APIRoute):
+    """A route whose forms are bounded."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See APIRoute."""
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            return await handle(UploadRequest(request.scope, request.receive))
+
+        return bounded

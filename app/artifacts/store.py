@@ -32,6 +32,9 @@ class BlobStore(Protocol):
     def path(self, digest: str) -> Path:
         """A local file with the bytes of `digest`, for reading only."""
 
+    def size_bytes(self, digest: str) -> int:
+        """How many bytes `digest` has (LookupError if the store has lost it)."""
+
 
 class LocalBlobStore:
     """Blobs as files `root/ab/abcdef…`, written beside their place, synced, then renamed into it."""
@@ -66,6 +69,13 @@ class LocalBlobStore:
     def path(self, digest: str) -> Path:
         """See BlobStore."""
         return self._root / digest[:2] / digest
+
+    def size_bytes(self, digest: str) -> int:
+        """See BlobStore."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError as error:
+            raise LookupError(f"the store has lost {digest}") from error
 
     def _adopt(self, temporary: Path, blob: Blob) -> None:
         place = self.path(blob.digest)

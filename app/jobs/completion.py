@@ -13,7 +13,7 @@ from app.db import JsonObject
 from app.ids import new_id
 from app.jobs.events import announce
 from app.jobs.leases import Claim, close
-from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, RestructureSpec, parse_spec
+from app.jobs.specs import RestructureSpec, parse_spec
 from app.jobs.status import JobStatus
 
 
@@ -37,10 +37,10 @@ def succeed(
     Raises:
         LeaseLostError: the job is no longer ours.
     """
-    spec = parse_spec(held.spec)
+    spec, inspected = parse_spec(held.spec), _inspected(session, held.spec)
     produced: JsonObject = {}
-    if isinstance(spec, InspectModelSpec | InspectDatasetSpec):
-        _accept_inspected(session, _inspected(session, spec), outputs)
+    if inspected is not None:
+        _accept_inspected(session, inspected, outputs)
     else:
         _add_artifacts(session, held, outputs)
         if isinstance(spec, RestructureSpec):
@@ -69,17 +69,20 @@ def cancel(session: Session, held: Claim) -> None:
 
 def reject_inspected(session: Session, spec: JsonObject, error: JsonObject) -> None:
     """If the job was an inspection, its upload is unusable."""
-    parsed = parse_spec(spec)
-    if isinstance(parsed, InspectModelSpec | InspectDatasetSpec):
-        asset = _inspected(session, parsed)
+    asset = _inspected(session, spec)
+    if asset is not None:
         reject(asset, error)
         announce(session, asset.id)
 
 
-def _inspected(session: Session, spec: InspectModelSpec | InspectDatasetSpec) -> ModelRow | DatasetRow:
-    if isinstance(spec, InspectModelSpec):
-        return session.get_one(ModelRow, spec.model_id)
-    return session.get_one(DatasetRow, spec.dataset_id)
+def _inspected(session: Session, spec: JsonObject) -> ModelRow | DatasetRow | None:
+    """The upload that the job inspects, if it is an inspection. A spec of any version of this code will do."""
+    match spec:
+        case {"kind": "inspect_model", "model_id": str(model_id)}:
+            return session.get_one(ModelRow, model_id)
+        case {"kind": "inspect_dataset", "dataset_id": str(dataset_id)}:
+            return session.get_one(DatasetRow, dataset_id)
+    return None
 
 
 def _accept_inspected(session: Session, asset: ModelRow | DatasetRow, outputs: Sequence[Output]) -> None:

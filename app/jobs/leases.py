@@ -78,11 +78,14 @@ def close(session: Session, held: Claim, status: JobStatus, **values: Any) -> No
 
 
 def give_back(session: Session, held: Claim, *, reason: str, refund: bool) -> None:
-    """Return the job to the queue; with `refund` the attempt does not count.
+    """Return the job to the queue; with `refund` the attempt does not count. One that is to be cancelled ends.
 
     Raises:
         LeaseLostError: the job is no longer ours.
     """
+    if renew(session, held, lease_s=0):
+        close(session, held, JobStatus.CANCELLED)
+        return
     attempt = JobRow.attempt - 1 if refund else JobRow.attempt
     query = update(JobRow).where(_is_held(held)).values(**back_to_queue(), attempt=attempt).returning(JobRow.queue)
     queue = session.execute(query).scalar_one_or_none()

@@ -17,6 +17,12 @@ def problem(code: str, detail: str, *, title: str = "", hint: str = "", retryabl
     }
 
 
+def internal_error(error: Exception) -> JsonObject:
+    """A fault of the service itself."""
+    hint = "This is a fault of the service; its log has the details. A retry may help."
+    return problem("internal_error", f"The job failed unexpectedly: {type(error).__name__}.", hint=hint, retryable=True)
+
+
 def worker_lost(attempt: int) -> JsonObject:
     """The job's worker fell silent, and no attempt is left."""
     return problem(

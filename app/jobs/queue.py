@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.jobs.orm import JobRow, OutboxRow
+from app.jobs.specs import QUEUES
 from app.jobs.status import JobStatus
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,9 @@ class JobQueue(Protocol):
 
     def is_available(self) -> bool:
         """Whether messages would get through now."""
+
+    def has_backlog(self, queue: str) -> bool:
+        """Whether messages wait in `queue` that no worker has taken yet."""
 
 
 def enqueue(session: Session, job: JobRow) -> None:
@@ -60,14 +64,19 @@ def relay_outbox(database: Database, queue: JobQueue) -> int:
         return published
 
 
-def reannounce_stale(database: Database, *, older_than_s: float) -> int:
-    """Put jobs into the outbox again that have waited long: a flushed or restarted queue forgets its messages."""
+def reannounce_stale(database: Database, queue: JobQueue, *, older_than_s: float) -> int:
+    """Put jobs into the outbox again that have waited long: a flushed or restarted queue forgets its messages.
+
+    While a queue still holds messages they are only waiting for a worker, and nothing is added.
+    """
+    quiet = [name for name in QUEUES if not queue.has_backlog(name)]
     with database.transaction() as session:
         waiting = select(OutboxRow.job_id)
         query = (
             select(JobRow)
             .where(
                 JobRow.status == JobStatus.QUEUED.value,
+                JobRow.queue.in_(quiet),
                 JobRow.queued_at < func.clock_timestamp() - timedelta(seconds=older_than_s),
                 JobRow.id.not_in(waiting),
             )
@@ -97,3 +106,7 @@ class LocalQueue:
     def is_available(self) -> bool:
         """Always: it is the database itself."""
         return True
+
+    def has_backlog(self, queue: str) -> bool:  # noqa: ARG002 a notification never waits
+        """See JobQueue."""
+        return False

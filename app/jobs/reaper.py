@@ -21,10 +21,14 @@ def reap(database: Database) -> int:
     with database.transaction() as session:
         jobs = session.scalars(select(JobRow).where(has_expired()).with_for_update(skip_locked=True)).all()
         for job in jobs:
-            status = _settle(session, job)
-            log.warning(
-                "job.lease_expired", job_id=job.id, attempt=job.attempt, owner=job.lease_owner, now=status.value
-            )
+            with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt, owner=job.lease_owner):
+                try:
+                    with session.begin_nested():
+                        status = _settle(session, job)
+                except Exception:
+                    log.exception("job.cannot_be_reaped")  # one job must not keep the others from being reaped
+                else:
+                    log.warning("job.lease_expired", now=status.value)
         return len(jobs)
 
 

@@ -1,0 +1,20 @@
+"""What the API is made of."""
+
+from dataclasses import dataclass
+
+from app.api.changes import ChangeListener
+from app.artifacts.store import BlobStore
+from app.db import Database
+from app.jobs.queue import JobQueue
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything an endpoint may need, made once for the process."""
+
+    settings: Settings
+    database: Database
+    store: BlobStore
+    queue: JobQueue
+    listener: ChangeListener
