@@ -1,6 +1,6 @@
 """A job's process: reads its order, does the work, leaves the outcome. Started by worker.child, never by hand.
 
-It holds no credential and talks to nobody but its supervisor: files in, files out, progress on a pipe.
+It is given no credential and talks to nobody but its supervisor: files in, files out, progress on a pipe.
 """
 
 import platform

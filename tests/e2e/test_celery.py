@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -11,10 +10,11 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
-from tests.e2e.conftest import Service, upload
+from tests.e2e.conftest import Service, long_job, run_until, upload
 
 
 def redis_server() -> str:
@@ -54,15 +54,14 @@ def deployment(tmp_path: Path, new_database: Callable[[], str], redis_url: str) 
     service = Service(tmp_path / "data", {"DATABASE_URL": new_database(), "REDIS_URL": redis_url}).start("--api-only")
     times = {"NEUSEMSLICE_POLL_S": "0.5", "NEUSEMSLICE_REPUBLISH_AFTER_S": "2", "NEUSEMSLICE_LEASE_S": "3"}
     environment = os.environ | service.extra | times | {"NEUSEMSLICE_DATA_DIR": str(service.data_dir)}
-    others = []
     with (service.data_dir / "server.log").open("ab") as log:
         for command in ("worker", "relay"):
             run = [sys.executable, "-m", "neusemslice_cli.main", command]
-            others.append(subprocess.Popen(run, env=environment, stdout=log, stderr=log))
+            service.companions[command] = subprocess.Popen(run, env=environment, stdout=log, stderr=log)
     yield service
-    for process in others:
-        process.send_signal(signal.SIGTERM)
-    for process in others:
+    for process in service.companions.values():
+        process.terminate()
+    for process in service.companions.values():
         process.wait(30)
     service.stop()
 
@@ -74,18 +73,32 @@ def test_a_job_goes_through_celery_and_a_flushed_redis_loses_nothing(
         both = upload(client, network_file, dataset_file)
         job = client.wait(client.submit({"kind": "slice", **both}))
         assert job["status"] == "succeeded", job["error"]
-        workers = deployment.processes("neusemslice_cli.main", "worker")
-        for worker in workers:
-            worker.suspend()
+        worker = psutil.Process(deployment.companions["worker"].pid)
+        workers = [worker, *worker.children(recursive=True)]
+        for process in workers:
+            process.suspend()
         waiting = client.submit({"kind": "slice", **both, "seed": 1})
         broker = redis.Redis.from_url(redis_url)
         broker.flushall()
         broker.close()
-        for worker in workers:
-            worker.resume()
+        for process in workers:
+            process.resume()
         ended = client.wait(waiting, timeout_s=60)
         assert ended["status"] == "succeeded", ended["error"]
         assert [event["data"]["status"] for event in ended["transitions"]] == ["queued", "running", "succeeded"]
+
+
+def test_a_worker_that_is_stopped_gives_its_job_back(
+    deployment: Service, network_file: Path, long_dataset_file: Path
+) -> None:
+    with deployment.client() as client:
+        job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.02)
+        started = time.monotonic()
+        deployment.companions["worker"].terminate()
+        while job["status"] == "running" and time.monotonic() - started < 20:
+            job = client.get(job["links"]["self"], wait=2, after=job["last_event"])
+        assert (job["status"], job["attempt"]) == ("queued", 0)
+        assert time.monotonic() - started < 5
 
 
 def test_jobs_are_taken_in_while_redis_is_away(

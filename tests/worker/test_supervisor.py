@@ -1,0 +1,154 @@
+"""One job from claim to commit, with a real process and a real Postgres. Inspections of datasets need no torch."""
+
+import io
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from app.artifacts.catalog import Catalog, NewAsset
+from app.artifacts.orm import DatasetRow
+from app.artifacts.store import LocalBlobStore
+from app.db import Database
+from app.jobs.leases import claim
+from app.jobs.orm import JobRow
+from app.jobs.service import JobService
+from app.jobs.specs import InspectDatasetSpec
+from app.projects.keys import ensure_project
+from app.settings import Settings
+from worker.child import Child
+from worker.inputs import collect_inputs
+from worker.supervisor import Supervisor
+from worker.workspace import Limits, Workspace
+
+
+@pytest.fixture
+def store(settings: Settings) -> LocalBlobStore:
+    return LocalBlobStore(settings.blob_dir)
+
+
+@pytest.fixture
+def supervisor(settings: Settings, database: Database, store: LocalBlobStore) -> Supervisor:
+    return Supervisor(settings, database, store)
+
+
+@pytest.fixture
+def inspection(database: Database, store: LocalBlobStore) -> tuple[str, str]:
+    """The ids of a queued inspection and of its dataset."""
+    stream = io.BytesIO()
+    np.savez(stream, x_train=np.zeros((8, 4, 4), dtype=np.uint8), y_train=np.arange(8) % 2)
+    stream.seek(0)
+    blob = store.put_stream(stream, max_bytes=10**6)
+    with database.transaction() as session:
+        project = ensure_project(session, "default")
+        dataset = Catalog(session, project).add(DatasetRow, NewAsset("d", {"format": "auto"}, {}), blob)
+        spec = InspectDatasetSpec(kind="inspect_dataset", dataset_id=dataset.id)
+        return JobService(session, project, max_attempts=3).inspect(spec).id, dataset.id
+
+
+def read(database: Database, inspection: tuple[str, str]) -> tuple[JobRow, DatasetRow]:
+    with database.transaction() as session:
+        return session.get_one(JobRow, inspection[0]), session.get_one(DatasetRow, inspection[1])
+
+
+def test_a_job_is_worked_on_once_and_leaves_no_folder(
+    supervisor: Supervisor, database: Database, settings: Settings, inspection: tuple[str, str]
+) -> None:
+    assert supervisor.run_next("compute") is False
+    assert supervisor.run_next("inspect") is True
+    assert supervisor.run(inspection[0]) is False
+    job, dataset = read(database, inspection)
+    assert (job.status, job.attempt, dataset.status) == ("succeeded", 1, "ready")
+    assert dataset.facts is not None
+    assert dataset.facts["input_shape"] == [1, 4, 4]
+    assert list(settings.work_dir.iterdir()) == []
+
+
+def test_a_worker_that_cannot_work_gives_the_job_back_at_no_cost(
+    supervisor: Supervisor, database: Database, settings: Settings, inspection: tuple[str, str]
+) -> None:
+    settings.work_dir.write_text("no folder")
+    assert supervisor.run(inspection[0]) is False
+    job, dataset = read(database, inspection)
+    assert (job.status, job.attempt, dataset.status) == ("queued", 0, "processing")
+    settings.work_dir.unlink()
+    assert supervisor.run(inspection[0]) is True
+    assert read(database, inspection)[0].status == "succeeded"
+
+
+def test_a_lost_blob_fails_the_job_and_says_so(
+    supervisor: Supervisor, database: Database, store: LocalBlobStore, inspection: tuple[str, str]
+) -> None:
+    store.path(read(database, inspection)[1].source_digest).unlink()
+    supervisor.run(inspection[0])
+    job, dataset = read(database, inspection)
+    assert (job.status, dataset.status) == ("failed", "rejected")
+    assert job.error == dataset.error
+    assert job.error is not None
+    assert job.error["code"] == "internal_error"
+
+
+def test_the_end_is_committed_once_the_database_is_back(
+    supervisor: Supervisor, database: Database, inspection: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process has ended well; the next two transactions find nobody at home."""
+    real, away = database.transaction, [0]
+
+    @contextmanager
+    def flaky():
+        if away[0] > 0:
+            away[0] -= 1
+            raise OperationalError("connect", {}, ConnectionRefusedError())
+        with real() as session:
+            yield session
+
+    put_file = LocalBlobStore.put_file
+
+    def put_then_go_away(store: LocalBlobStore, source: Path):
+        away[0] = 2
+        return put_file(store, source)
+
+    monkeypatch.setattr(database, "transaction", flaky)
+    monkeypatch.setattr(LocalBlobStore, "put_file", put_then_go_away)
+    assert supervisor.run(inspection[0]) is True
+    assert away == [0]
+    monkeypatch.undo()
+    job, dataset = read(database, inspection)
+    assert (job.status, job.attempt, dataset.status) == ("succeeded", 1, "ready")
+
+
+def test_a_draining_supervisor_gives_the_job_back(
+    supervisor: Supervisor, database: Database, inspection: tuple[str, str]
+) -> None:
+    supervisor.drain()
+    supervisor.run(inspection[0])
+    job, _ = read(database, inspection)
+    assert (job.status, job.attempt, job.fence) == ("queued", 0, 1)
+
+
+def test_the_process_gets_no_credential_and_dies_on_command(
+    database: Database,
+    settings: Settings,
+    store: LocalBlobStore,
+    inspection: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
+    monkeypatch.setenv("REDIS_URL", "redis://secret")
+    with database.transaction() as session:
+        held = claim(session, inspection[0], owner="me", lease_s=30)
+        assert held is not None
+        inputs = collect_inputs(session, held)
+    workspace = Workspace.create(settings.work_dir, held)
+    workspace.prepare(held, inputs, store, Limits(memory_bytes=2**34, file_bytes=2**30, threads=1))
+    child = Child.start(workspace.root, threads=1)
+    try:
+        environment = Path(f"/proc/{child.pid}/environ").read_bytes()
+        assert b"secret" not in environment
+        assert os.getpgid(child.pid) == child.pid
+    finally:
+        child.stop(0.1)
+    assert child.exit_code() is not None
