@@ -130,8 +130,8 @@ def _follow(client: Client, job: dict[str, Any], title: str) -> dict[str, Any]:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """Before and after, and what other thresholds would have given."""
-    table = Table(title=f"Before and after: semantic slicing, taylor, theta {THRESHOLD}; median time of one pass")
-    for column in ("network", "", "accuracy", "weights", "file", "1 image", "64 images"):
+    table = Table(title=f"Before and after: semantic, taylor, theta {THRESHOLD}")
+    for column in ("network", "", "accuracy", "params", "file", "1 image", "64 images"):
         table.add_column(column, justify="left" if column in ("network", "") else "right")
     for row in rows:
         for when in ("before", "after"):

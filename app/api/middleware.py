@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.access import find_principal
-from app.api.problems import problem_response, service_problem
+from app.api.problems import failure_problem, problem_response, service_problem
 from app.errors import ServiceError
 from app.ids import new_id
 from app.jobs.problems import problem
@@ -47,13 +47,11 @@ class RequestId:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
-            except Exception:
+            except Exception as error:
                 log.exception("request.failed", method=scope["method"], path=scope["path"])
                 if has_started:
                     raise
-                body = problem("internal_error", "The server failed. It has logged why.", retryable=True)
-                response = problem_response(Request(scope), HTTPStatus.INTERNAL_SERVER_ERROR, body)
-                await response(scope, receive, send_with_id)
+                await failure_problem(Request(scope), error)(scope, receive, send_with_id)
 
 
 class DeclaredSize:

@@ -55,7 +55,6 @@ def create_model(
 ) -> JSONResponse:
     """Upload a network. It is `processing` until a worker has inspected it, then `ready` or `rejected`."""
     architecture = parse_form(_ARCHITECTURE, "spec", spec)
-    assert isinstance(architecture, ArchitectureSpec)  # noqa: S101 the adapter's type
     described = architecture.model_dump(mode="json", exclude_defaults=True)
     asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
     blob = store_file(context, file)

@@ -82,11 +82,10 @@ def problem_response(
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Turn what an endpoint lets out into problems; app.api.middleware.RequestId takes the unexpected."""
+    """Turn what an endpoint lets out into problems; app.api.middleware.RequestId takes failures."""
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(OperationalError, _on_database_away)
     app.add_exception_handler(DataError, _on_bad_value)
 
 
@@ -127,10 +126,13 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     return problem_response(request, error.status_code, body, headers=dict(error.headers or {}))
 
 
-async def _on_database_away(request: Request, error: Exception) -> JSONResponse:
-    log.error("database.unavailable", error=str(error))
-    body = problem("unavailable", "The database does not answer now.", hint="Try again soon.", retryable=True)
-    return problem_response(request, HTTPStatus.SERVICE_UNAVAILABLE, body, headers={"Retry-After": "2"})
+def failure_problem(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a failure that nobody foresaw, or to a database that is away."""
+    if isinstance(error, OperationalError):
+        body = problem("unavailable", "The database does not answer now.", hint="Try again soon.", retryable=True)
+        return problem_response(request, HTTPStatus.SERVICE_UNAVAILABLE, body, headers={"Retry-After": "2"})
+    body = problem("internal_error", "The server failed. It has logged why.", retryable=True)
+    return problem_response(request, HTTPStatus.INTERNAL_SERVER_ERROR, body)
 
 
 async def _on_bad_value(request: Request, error: Exception) -> JSONResponse:

@@ -6,14 +6,14 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Form, Request, Response, UploadFile
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from app.api.context import RequestContext
 from app.artifacts.store import Blob
 from app.errors import FieldError, InvalidInputError
 from app.jobs.specs import Metadata, Name
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
+T = TypeVar("T")
 
 NameForm = Annotated[Name | None, Form(description="Default: the file's name.")]
 MetadataForm = Annotated[str | None, Form(description="JSON object of your own: up to 16 pairs of strings.")]
@@ -24,7 +24,7 @@ FIELDS_MAX = 4
 _METADATA: TypeAdapter[dict[str, str]] = TypeAdapter(Metadata)
 
 
-def parse_form(adapter: TypeAdapter[ModelT] | TypeAdapter[dict[str, str]], field: str, text: str) -> object:
+def parse_form(adapter: TypeAdapter[T], field: str, text: str) -> T:
     """A form field that holds JSON.
 
     Raises:
@@ -68,7 +68,7 @@ def name_of(name: str | None, file: UploadFile) -> str:
 
 def parse_metadata(text: str | None) -> dict[str, str]:
     """The client's own pairs."""
-    return {} if text is None else _METADATA.validate_python(parse_form(_METADATA, "metadata", text))
+    return {} if text is None else parse_form(_METADATA, "metadata", text)
 
 
 def store_file(context: RequestContext, file: UploadFile) -> Blob:

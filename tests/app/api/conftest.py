@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import httpx
@@ -38,21 +39,27 @@ class Api:
         return httpx.Client(base_url=self.url, headers=headers, timeout=20)
 
 
+@contextmanager
+def serving(settings: Settings, database: Database) -> Iterator[str]:
+    """The address of a running API."""
+    config = uvicorn.Config(create_app(settings, database), port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
 @pytest.fixture(scope="session")
 def server(new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """One running API for all tests; each works in a project of its own."""
     database = Database(new_database())
     settings = Settings(data_dir=tmp_path_factory.mktemp("api"), max_body_bytes=200_000, max_json_bytes=20_000)
-    config = uvicorn.Config(create_app(settings, database), port=0, log_config=None, timeout_graceful_shutdown=1)
-    uvicorn_server = uvicorn.Server(config)
-    thread = threading.Thread(target=uvicorn_server.run)
-    thread.start()
-    while not uvicorn_server.started:
-        time.sleep(0.01)
-    port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
-    yield Api(f"http://127.0.0.1:{port}", "", "", database, LocalBlobStore(settings.blob_dir), settings)
-    uvicorn_server.should_exit = True
-    thread.join()
+    with serving(settings, database) as url:
+        yield Api(url, "", "", database, LocalBlobStore(settings.blob_dir), settings)
     database.dispose()
 
 

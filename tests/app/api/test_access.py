@@ -1,10 +1,15 @@
 """Who gets in, and what they see."""
 
+import socket
+from pathlib import Path
+
 import httpx
 import pytest
 
+from app.db import Database
 from app.projects.keys import create_key
-from tests.app.api.conftest import Api
+from app.settings import Settings
+from tests.app.api.conftest import Api, serving
 
 PATHS = ["/v1/models", "/v1/datasets", "/v1/jobs", "/v1/artifacts/art_" + "0" * 26]
 
@@ -61,3 +66,33 @@ def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> Non
         assert answer.status_code == status
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_without_its_database_the_api_says_unavailable_and_lives(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        database = Database(f"postgresql://postgres@127.0.0.1:{nobody.getsockname()[1]}/postgres")
+        with serving(Settings(data_dir=tmp_path), database) as url, httpx.Client(base_url=url) as client:
+            answer = client.get("/v1/jobs", headers={"Authorization": "Bearer nss_a_b"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert answer.headers["retry-after"] == "2"
+            assert client.get("/livez").status_code == 200
+            assert client.get("/readyz").json() == {"status": "unavailable", "database": "unreachable", "queue": "ok"}
+    database.dispose()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+    ],
+)
+def test_a_keyless_server_serves_this_machine_only(
+    database: Database, tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    settings = Settings(data_dir=tmp_path, keyless=True)
+    with serving(settings, database) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/jobs", headers=headers).status_code == status
