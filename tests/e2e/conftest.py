@@ -40,6 +40,7 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     companions: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    uploaded: dict[str, Any] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -152,12 +153,21 @@ def service(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[],
     service.stop()
 
 
-@pytest.fixture
-def own_service(tmp_path: Path, new_database: Callable[[], str]) -> Iterator[Service]:
-    """A server of this test's own, not started yet."""
-    service = Service(tmp_path / "data", {"DATABASE_URL": new_database()})
+@pytest.fixture(scope="module")
+def battered(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]) -> Iterator[Service]:
+    """One server for the tests that shoot at it."""
+    service = Service(tmp_path_factory.mktemp("battered") / "data", {"DATABASE_URL": new_database()})
     yield service
     service.stop()
+
+
+@pytest.fixture
+def own_service(battered: Service) -> Service:
+    """The battered server, running and with nothing to do."""
+    if battered.process is None or battered.process.poll() is not None:
+        battered.start()
+    assert battered.runners() == []
+    return battered
 
 
 def upload(client: Client, network: Path, dataset: Path) -> dict[str, Any]:
@@ -167,9 +177,10 @@ def upload(client: Client, network: Path, dataset: Path) -> dict[str, Any]:
     return {"model_id": model["id"], "dataset_id": data["id"]}
 
 
-def long_job(client: Client, network: Path, dataset: Path) -> dict[str, Any]:
-    """A slice job that runs for many seconds, reporting progress."""
-    return {"kind": "slice", **upload(client, network, dataset), "batch_size": 1, "slicing": {"metric": "taylor"}}
+def long_job(service: Service, client: Client, network: Path, dataset: Path) -> dict[str, Any]:
+    """A slice job that runs for some seconds, reporting progress. Its inputs are uploaded once to each service."""
+    service.uploaded = service.uploaded or upload(client, network, dataset)
+    return {"kind": "slice", **service.uploaded, "batch_size": 1, "slicing": {"metric": "taylor"}}
 
 
 def run_until(client: Client, job: dict[str, Any], fraction: float, timeout_s: float = 60) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_a_worker_that_is_stopped_gives_its_job_back(
     deployment: Service, network_file: Path, long_dataset_file: Path
 ) -> None:
     with deployment.client() as client:
-        job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.02)
+        job = run_until(client, client.submit(long_job(deployment, client, network_file, long_dataset_file)), 0.02)
         started = time.monotonic()
         deployment.companions["worker"].terminate()
         while job["status"] == "running" and time.monotonic() - started < 20:

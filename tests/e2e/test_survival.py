@@ -27,9 +27,8 @@ def wait_gone(processes: list[psutil.Process], timeout_s: float) -> None:
 
 
 def test_kill_9_of_the_jobs_process(own_service: Service, network_file: Path, long_dataset_file: Path) -> None:
-    own_service.start()
     with own_service.client() as client:
-        job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.05)
+        job = run_until(client, client.submit(long_job(own_service, client, network_file, long_dataset_file)), 0.05)
         (runner,) = own_service.runners()
         runner.kill()
         job = client.wait(job)
@@ -39,9 +38,8 @@ def test_kill_9_of_the_jobs_process(own_service: Service, network_file: Path, lo
 
 
 def test_kill_9_of_the_dispatcher(own_service: Service, network_file: Path, long_dataset_file: Path) -> None:
-    own_service.start()
     with own_service.client() as client:
-        job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.05)
+        job = run_until(client, client.submit(long_job(own_service, client, network_file, long_dataset_file)), 0.05)
         runners = own_service.runners()
         (dispatcher,) = own_service.processes("neusemslice_cli.main", "worker", "--parent")
         dispatcher.kill()
@@ -57,7 +55,7 @@ def test_kill_9_of_the_whole_server_with_its_own_postgres(
     service = Service(tmp_path / "data").start()
     try:
         with service.client() as client:
-            job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.05)
+            job = run_until(client, client.submit(long_job(service, client, network_file, long_dataset_file)), 0.05)
         mine = service.processes("worker.runner") + service.processes("neusemslice_cli.main", "--parent")
         service.kill()
         wait_gone(mine, 2)
@@ -74,9 +72,8 @@ def test_kill_9_of_the_whole_server_with_its_own_postgres(
 def test_sigterm_gives_the_job_back_and_the_next_start_finishes_it(
     own_service: Service, network_file: Path, long_dataset_file: Path
 ) -> None:
-    own_service.start()
     with own_service.client() as client:
-        job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.05)
+        job = run_until(client, client.submit(long_job(own_service, client, network_file, long_dataset_file)), 0.05)
     own_service.stop()
     assert own_service.processes() == []
     own_service.start()
@@ -90,9 +87,8 @@ def test_a_paused_supervisor_loses_its_lease_and_its_late_end_is_rejected(
     own_service: Service, network_file: Path, long_dataset_file: Path
 ) -> None:
     """The dispatcher is stopped past its lease; a second one takes over; the first wakes up and must change nothing."""
-    own_service.start()
     with own_service.client() as client:
-        job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.05)
+        job = run_until(client, client.submit(long_job(own_service, client, network_file, long_dataset_file)), 0.05)
         (dispatcher,) = own_service.processes("neusemslice_cli.main", "worker", "--parent")
         dispatcher.send_signal(signal.SIGSTOP)
         second = Service(own_service.data_dir.parent / "second", own_service.extra)
@@ -115,9 +111,8 @@ def test_a_paused_supervisor_loses_its_lease_and_its_late_end_is_rejected(
 def test_cancel_ends_a_running_job_within_two_seconds(
     own_service: Service, network_file: Path, long_dataset_file: Path
 ) -> None:
-    own_service.start()
     with own_service.client() as client, own_service.http() as http:
-        job = run_until(client, client.submit(long_job(client, network_file, long_dataset_file)), 0.02)
+        job = run_until(client, client.submit(long_job(own_service, client, network_file, long_dataset_file)), 0.02)
         (runner,) = own_service.runners()
         started = time.monotonic()
         assert http.post(job["links"]["cancel"]).json()["cancel_requested"] is True
@@ -129,14 +124,15 @@ def test_cancel_ends_a_running_job_within_two_seconds(
         assert own_service.runners() == []
         assert list((own_service.data_dir / "work").rglob("order.json")) == []
         assert http.post(job["links"]["retry"]).status_code == 202
+        http.post(job["links"]["cancel"])
+        assert client.wait(client.get(job["links"]["self"]))["status"] == "cancelled"
 
 
 def test_a_job_whose_process_always_dies_fails_with_the_reason(
     own_service: Service, network_file: Path, long_dataset_file: Path
 ) -> None:
-    own_service.start()
     with own_service.client() as client:
-        job = client.submit(long_job(client, network_file, long_dataset_file))
+        job = client.submit(long_job(own_service, client, network_file, long_dataset_file))
         deadline = time.monotonic() + 60
         while job["status"] in ("queued", "running") and time.monotonic() < deadline:
             for runner in own_service.runners():
