@@ -3,19 +3,27 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 
 from fastapi import FastAPI
 
 from app.api import artifacts, datasets, health, jobs, models
 from app.api.changes import ChangeListener
 from app.api.middleware import Authenticate, DeclaredSize, RequestId
-from app.api.problems import install_problem_handlers
+from app.api.problems import documented, install_problem_handlers
 from app.api.services import Services
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
 from app.queues import make_queue
 from app.settings import Settings
 
+COMMON_ANSWERS = documented(
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 DESCRIPTION = (
     "Upload a trained network and a dataset, queue a job, and download critical-neuron masks or a smaller checkpoint. "
     "Errors are application/problem+json. Every POST takes an Idempotency-Key."
@@ -43,10 +51,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         lifespan=lifespan,
     )
     install_problem_handlers(app)
-    app.include_router(models.router, max_body_size=settings.max_body_bytes)
-    app.include_router(datasets.router, max_body_size=settings.max_body_bytes)
-    app.include_router(jobs.router, max_body_size=settings.max_json_bytes)
-    app.include_router(artifacts.router)
+    for router, max_body_bytes in (
+        (models.router, settings.max_body_bytes),
+        (datasets.router, settings.max_body_bytes),
+        (jobs.router, settings.max_json_bytes),
+        (artifacts.router, settings.max_json_bytes),
+    ):
+        app.include_router(router, max_body_size=max_body_bytes, responses=COMMON_ANSWERS)
     app.include_router(health.router)
     app.add_middleware(DeclaredSize, max_bytes=settings.max_body_bytes, max_json_bytes=settings.max_json_bytes)
     app.add_middleware(Authenticate)

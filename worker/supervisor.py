@@ -199,11 +199,15 @@ class Supervisor:
 
     def _allow_for(self, held: Claim, size_bytes: int) -> None:
         """Prolong the lease by the time that copying so much may take: no heartbeat goes out meanwhile."""
-        with self._database.transaction() as session:
-            leases.renew(session, held, lease_s=self._settings.lease_s + size_bytes / SLOWEST_COPY_BYTES_PER_S)
+        lease_s = self._settings.lease_s + size_bytes / SLOWEST_COPY_BYTES_PER_S
+
+        def prolong(session: Session) -> None:
+            leases.renew(session, held, lease_s=lease_s)
+
+        self._commit(prolong)
 
     def _commit(self, write: Callable[[Session], None]) -> None:
-        """Write the end of the job, trying again while the database is away and the lease may still be ours."""
+        """Write what must not get lost, trying again while the database is away and the lease may still be ours."""
         give_up = time.monotonic() + self._settings.lease_s
         while True:
             try:

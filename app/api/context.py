@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import structlog
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from pydantic import StringConstraints
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.api.services import Services
@@ -21,6 +23,7 @@ from app.jobs.service import JobService
 from app.projects.keys import Principal
 from app.settings import Settings
 
+log = structlog.get_logger(__name__)
 bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key: `nss_…`")
 
 IdempotencyKey = Annotated[
@@ -92,7 +95,10 @@ class RequestContext:
             if key is not None:
                 kept = {"status": answer.status, "body": answer.body, "location": answer.location}
                 remember(session, project_id, key, kept)
-        relay_outbox(self.services.database, self.services.queue)
+        try:
+            relay_outbox(self.services.database, self.services.queue)
+        except DBAPIError as error:  # the effect is committed; the relay announces it later
+            log.warning("request.not_announced", error=str(error))
         return answer.to_response()
 
 
