@@ -1,0 +1,76 @@
+"""The job's process: its limits, and what it says when it fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neusemslice.errors import ArchitectureError, ConfigError, UnsupportedModelError
+from worker.runner import describe, versions
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "place"),
+    [
+        (
+            UnsupportedModelError("joins two branches.", node="layer1.0.add"),
+            "unsupported_model",
+            ("node", "layer1.0.add"),
+        ),
+        (
+            ArchitectureError("unknown layer.", where="kwargs.layers[2]"),
+            "invalid_architecture",
+            ("where", "kwargs.layers[2]"),
+        ),
+        (ConfigError("too small.", field="seed"), "invalid_config", ("field", "seed")),
+    ],
+)
+def test_a_typed_error_keeps_its_place(error: Exception, code: str, place: tuple[str, str]) -> None:
+    described = describe(error)
+    assert described["code"] == code
+    assert described[place[0]] == place[1]
+    assert described["retryable"] is False
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_running_out_of_memory_has_a_name_and_a_remedy(error: Exception) -> None:
+    described = describe(error)
+    assert (described["code"], described["retryable"]) == ("out_of_memory", True)
+    assert "batch_size" in described["hint"]
+
+
+def test_an_unforeseen_error_does_not_show_its_text() -> None:
+    described = describe(KeyError("/secret/path"))
+    assert described["code"] == "internal_error"
+    assert "secret" not in str(described)
+
+
+def test_versions_name_what_computed_the_result() -> None:
+    assert set(versions()) == {"neusemslice", "torch", "numpy", "python"}
+
+
+def test_the_limits_hold(tmp_path: Path) -> None:
+    code = """
+import sys
+from worker.runner import set_limits
+set_limits(memory_bytes=400_000_000, file_bytes=1_000_000)
+try:
+    bytearray(1_000_000_000)
+except MemoryError:
+    print("memory")
+try:
+    with open("big", "wb") as file:
+        file.write(bytes(2_000_000))
+except OSError as error:
+    print("file", error.errno)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout.splitlines() == ["memory", "file 27"]
