@@ -13,18 +13,21 @@ from neusemslice.progress import Progress
 from neusemslice.reading import Reader
 from neusemslice.tracing import SliceableLayer, SliceableModel
 
-_BYTES = 4
-
 
 def layer_groups(
-    layers: Sequence[SliceableLayer], *, categories: int, samples: int, landscape: Landscape, budget_bytes: int
+    layers: Sequence[SliceableLayer], *, samples: int, value_bytes: int, landscape: Landscape, budget_bytes: int
 ) -> Iterator[list[SliceableLayer]]:
-    """Layers in forward order, in groups whose features fit the budget; a layer that alone does not is a group."""
+    """Layers in forward order, in groups whose features fit the budget; a layer that alone does not is a group.
+
+    Args:
+        samples: of all categories together.
+        value_bytes: size of one value.
+    """
     group: list[SliceableLayer] = []
     held = 0
     for layer in layers:
         positions = layer.spatial if landscape == "flattened" else 1
-        size = categories * samples * layer.neurons * positions * _BYTES
+        size = samples * layer.neurons * positions * value_bytes
         if group and held + size > budget_bytes:
             yield group
             group, held = [], 0

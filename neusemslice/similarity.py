@@ -132,6 +132,12 @@ def _norms_in_order(columns: Float64[Tensor, "samples neurons positions"]) -> Fl
     samples, _, positions = columns.shape
     grown = columns.new_zeros(samples, samples)
     growths = []
+    if 2 * positions > samples:  # one neuron's Gram matrix is smaller than the products of its own columns
+        for neuron in columns.unbind(1):
+            gram = neuron @ neuron.T
+            growths.append((2 * (grown * gram).sum() + gram.square().sum()).reshape(1))
+            grown += gram
+        return torch.cat(growths).cumsum(0)
     for block in columns.split(max(1, samples // (2 * positions)), dim=1):
         flat = block.flatten(1)
         before = ((grown @ flat) * flat).sum(0).view(-1, positions).sum(1)

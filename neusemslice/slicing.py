@@ -21,7 +21,7 @@ from neusemslice.errors import CheckpointError, ConfigError, DatasetError
 from neusemslice.features import collect_features, layer_groups
 from neusemslice.progress import OnProgress, Progress, ShouldStop
 from neusemslice.selection import keep_counts, keep_first
-from neusemslice.similarity import prefix_curves
+from neusemslice.similarity import LEAST_SAMPLES, prefix_curves
 from neusemslice.tracing import SliceableModel
 
 _KEY = "neusemslice_slice"
@@ -161,15 +161,19 @@ def slice_model(
     config = config or SlicingConfig()
     require_reiterable(data)
     scores = score_neurons(model, data, config.metric, on_progress=on_progress, should_stop=should_stop)
+    _require_enough_samples(scores, config)
     progress = Progress(on_progress, should_stop)
+    total = len(model.sliceable_layers) * model.categories
     groups = layer_groups(
         model.sliceable_layers,
-        categories=model.categories,
-        samples=config.samples_per_category,
+        samples=int(scores.counts.clamp(max=config.samples_per_category).sum()),
+        value_bytes=model.dtype.itemsize,
         landscape=config.landscape,
         budget_bytes=config.memory_budget_bytes,
     )
-    orders, curves, controls = {}, {}, {}
+    orders: dict[str, Tensor] = {}
+    curves: dict[str, Tensor] = {}
+    controls: dict[str, Tensor] = {}
     for group in groups:
         features = collect_features(
             model,
@@ -182,15 +186,25 @@ def slice_model(
         for layer in group:
             orders[layer.name] = _orders(scores, layer.name, config)
             control = _random_order(layer.neurons, layer.name, f"control {config.seed}")
-            found = [
-                _curves_of(category, layer.name, values, order, control, config)
-                for category, (values, order) in enumerate(
-                    zip(features.pop(layer.name), orders[layer.name], strict=True)
-                )
-            ]
+            found = []
+            for category, values in enumerate(features.pop(layer.name)):
+                order = orders[layer.name][category]
+                found.append(_curves_of(category, layer.name, values, order, control, config))
+                progress.report("coverage", len(curves) * model.categories + category + 1, total)
             curves[layer.name], controls[layer.name] = torch.stack(found).unbind(1)
-            progress.report("coverage", len(curves), len(model.sliceable_layers))
     return ModelSlice(config, model.fingerprint, dict(scores), orders, curves, controls)
+
+
+def _require_enough_samples(scores: Contributions, config: SlicingConfig) -> None:
+    """Raises DatasetError if the estimator cannot compare a category's landscapes."""
+    least = LEAST_SAMPLES[config.estimator]
+    short = [str(category) for category, count in enumerate(scores.counts.tolist()) if count < least]
+    if short:
+        raise DatasetError(
+            f"Category {', '.join(short[:10])}: CKA ({config.estimator}) needs at least {least} samples, "
+            f"and there are {int(scores.counts.min())}.",
+            hint="Add samples of these categories, or use estimator='biased' (2 samples).",
+        )
 
 
 def _curves_of(

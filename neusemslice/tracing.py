@@ -90,7 +90,7 @@ class SliceableModel:
 
 
 def trace(network: nn.Module, example_input: Float[Tensor, "batch ..."]) -> SliceableModel:
-    """The network in the form that everything else works on; `network` itself is left as it is.
+    """The network in the form that everything else works on; `network` itself is left as it is, its hooks are left out.
 
     Supported are networks that are one sequence of convolutions (1d to 3d, not grouped), linear layers, batch norms,
     elementwise activations, pooling, flatten, dropout and identity, written as layers or as functions.

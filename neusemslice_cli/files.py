@@ -47,6 +47,7 @@ def slice_files(
 
     values = {"strategy": strategy, "metric": metric, "threshold": threshold, "fraction": fraction, "seed": seed}
     config = SlicingConfig.from_dict(values)
+    require_folder(output)
     network = load(model, weights)
     with opened(data, preprocess) as dataset, progress_bar() as on_progress:
         found = slice_model(network, dataset.batches("train", batch_size), config, on_progress=on_progress)
@@ -66,6 +67,7 @@ def restructure_files(
     """Remove the non-critical neurons from a network on files."""
     from neusemslice import ModelSlice, restructure
 
+    require_folder(output)
     found = ModelSlice.load(slice_file)
     result = restructure(load(model, weights), found if cut is None else found.at(cut))
     result.save(output)
@@ -91,6 +93,12 @@ def evaluate_files(
     typer.echo(json.dumps(evaluation.to_dict(), indent=2))
 
 
+def require_folder(output: Path) -> None:
+    """Raises ConfigError if the output could not be written at the end of the work."""
+    if not output.resolve().parent.is_dir():
+        raise ConfigError(f"There is no folder for {output}.", field="output", hint="Make it first.")
+
+
 def load(model: Path, weights: Path | None) -> "SliceableModel":
     """The network in canonical form.
 
@@ -105,8 +113,9 @@ def load(model: Path, weights: Path | None) -> "SliceableModel":
     from neusemslice.weights import load_network
 
     if (model.suffix == ".json") != (weights is not None):
+        wrong = "is an architecture: --weights is missing" if weights is None else "is a checkpoint, which has weights"
         raise ConfigError(
-            f"{model} and --weights do not go together.",
+            f"{model} {wrong}.",
             field="weights",
             hint="Give a checkpoint alone, or an architecture (.json) with --weights.",
         )

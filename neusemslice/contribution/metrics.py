@@ -59,11 +59,11 @@ def taylor_term(model: SliceableModel) -> Measure:
     ) -> dict[str, Float[Tensor, "batch _"]]:
         with torch.enable_grad():
             reading = reader.read(inputs)
-            loss = F.cross_entropy(reading.logits, labels, reduction="sum")
+            loss = F.cross_entropy(reading.logits.double(), labels, reduction="sum")
         gradients = torch.autograd.grad(loss, list(reading.values.values()))
         terms = {}
         for (name, value), gradient in zip(reading.values.items(), gradients, strict=True):
-            terms[name] = model.layer(name).per_neuron(value.detach() * gradient).sum(2).square()
+            terms[name] = model.layer(name).per_neuron(value.detach() * gradient).sum(2, dtype=torch.float64).square()
         return terms
 
     return measure

@@ -249,3 +249,22 @@ def test_a_layer_without_activation_between_producers_is_read_at_the_producer() 
 def test_mlp_takes_flat_samples() -> None:
     found = score_neurons(trace(mlp(), torch.zeros(1, 6)), [samples(6)], "deeplift")
     assert [tuple(scores.shape) for scores in found.values()] == [(3, 9), (3, 7)]
+
+
+def test_taylor_still_tells_neurons_apart_when_the_network_is_sure() -> None:
+    """With a loss below float32's resolution the gradients of its own cross entropy would all be zero."""
+    network = mlp()
+    inputs = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network[4].weight *= 60
+        network[4].bias *= 60
+        labels = network(inputs).argmax(1)
+        margins = network(inputs).topk(2, 1).values
+        sure = (margins[:, 0] - margins[:, 1]) > 20
+        assert nn.functional.cross_entropy(network(inputs[sure]), labels[sure]).item() == 0.0
+    counted = torch.bincount(labels[sure], minlength=3)
+    filler = torch.arange(3)[counted == 0]
+    data = [(inputs[sure], labels[sure]), (torch.zeros(len(filler), 6), filler)]
+    scores = score_neurons(trace(network, inputs), data, "taylor")
+    for category in torch.arange(3)[counted > 0].tolist():
+        assert int((scores["2"][category] > 0).sum()) > 1

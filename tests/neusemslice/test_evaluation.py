@@ -86,3 +86,15 @@ def test_latency_is_a_time_and_leaves_the_network_alone() -> None:
     network = vgg_like().train()
     assert 0 < measure_latency(network, (2, 12, 12), batch_size=2, repeats=3) < 1
     assert network.training
+
+
+def test_the_loss_behind_a_softmax_is_that_of_its_logits() -> None:
+    data = [(torch.randn(20, 6), torch.arange(20) % 3)]
+    plain, softmax = mlp(), nn.Sequential(*mlp(), nn.Softmax(1))
+    assert evaluate(softmax, data).loss == pytest.approx(evaluate(plain, data).loss, rel=1e-5)
+    assert evaluate(trace(softmax, data[0][0]), data).loss == pytest.approx(evaluate(plain, data).loss, rel=1e-5)
+
+
+def test_an_output_that_is_not_finite_has_no_accuracy() -> None:
+    with pytest.raises(DatasetError, match="NaN or infinite"):
+        evaluate(mlp(), [(torch.full((4, 6), float("nan")), torch.zeros(4, dtype=torch.long))])

@@ -11,7 +11,7 @@ from neusemslice.similarity import cka_prefix, prefix_curves
 from tests.reference import cka as reference
 
 ESTIMATORS = ["unbiased", "biased"]
-SHAPES = [(30, 8), (12, 40), (4, 3), (25, 6, 4), (10, 15, 7), (64, 3, 2), (9, 200)]
+SHAPES = [(30, 8), (12, 40), (4, 3), (25, 6, 4), (10, 15, 7), (64, 3, 2), (9, 200), (6, 20, 40), (30, 15, 12)]
 
 
 def random_features(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:

@@ -191,7 +191,7 @@ def test_flattened_landscapes_are_those_of_every_position(model, data) -> None:
 
 def test_layers_are_grouped_under_the_budget(model) -> None:
     def groups(budget: int) -> list[int]:
-        found = layer_groups(model.sliceable_layers, categories=3, samples=4, landscape="pooled", budget_bytes=budget)
+        found = layer_groups(model.sliceable_layers, samples=12, value_bytes=4, landscape="pooled", budget_bytes=budget)
         return [len(group) for group in found]
 
     assert groups(10**9) == [3]
@@ -204,8 +204,8 @@ class TestBadData:
         with pytest.raises(DatasetError, match="only once"):
             slice_model(model, (batch for batch in data))
 
-    def test_too_few_samples_name_category_and_layer(self, model) -> None:
-        with pytest.raises(DatasetError, match=r"Category 0, layer '0': .* at least 4 samples, and there are 2"):
+    def test_too_few_samples_name_the_categories(self, model) -> None:
+        with pytest.raises(DatasetError, match=r"Category 0, 1, 2: .* at least 4 samples, and there are 2"):
             slice_model(model, batches((2, 12, 12), samples=6))
 
     def test_should_stop_stops(self, model, data) -> None:
@@ -222,7 +222,7 @@ class TestBadData:
         seen: list[tuple[str, int, int]] = []
         slice_model(model, data, on_progress=lambda *report: seen.append(report))
         assert ("score", 4, 4) in seen
-        assert seen[-1] == ("coverage", 3, 3)
+        assert seen[-1] == ("coverage", 9, 9)
 
 
 class TestFiles:

@@ -54,7 +54,7 @@ def test_slice_restructure_evaluate(folder: Path) -> None:
 
 
 def test_an_architecture_needs_weights(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="do not go together"):
+    with pytest.raises(ConfigError, match="--weights is missing"):
         run("evaluate", "net.json", "--data", "data.npz")
 
 
