@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 torch's own name for it
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
@@ -59,14 +58,33 @@ def taylor_term(model: SliceableModel) -> Measure:
     ) -> dict[str, Float[Tensor, "batch _"]]:
         with torch.enable_grad():
             reading = reader.read(inputs)
-            loss = F.cross_entropy(reading.logits.double(), labels, reduction="sum")
-        gradients = torch.autograd.grad(loss, list(reading.values.values()))
+        doubt, direction = loss_gradient(reading.logits.detach(), labels)
+        gradients = torch.autograd.grad(
+            reading.logits, list(reading.values.values()), grad_outputs=direction.to(reading.logits.dtype)
+        )
         terms = {}
         for (name, value), gradient in zip(reading.values.items(), gradients, strict=True):
-            terms[name] = model.layer(name).per_neuron(value.detach() * gradient).sum(2, dtype=torch.float64).square()
+            slope = model.layer(name).per_neuron(value.detach() * gradient).sum(2, dtype=torch.float64)
+            terms[name] = (slope * doubt).square()
         return terms
 
     return measure
+
+
+def loss_gradient(
+    logits: Float[Tensor, "batch categories"], labels: Int64[Tensor, " batch"]
+) -> tuple[Float64[Tensor, "batch 1"], Float64[Tensor, "batch categories"]]:
+    """The cross entropy's gradient towards the logits, as a size for each sample and a direction.
+
+    The gradient is p - onehot(label). Its entry at the label, p - 1, is minus the sum of the other entries; taken as
+    that sum it keeps its digits when the network is sure, where p - 1 itself would be rounded to 0. With the size (the
+    probability of being wrong) set apart, what goes back through the network is of the order of 1.
+    """
+    log_p = logits.double().log_softmax(1)
+    wrong = log_p.scatter(1, labels.unsqueeze(1), -torch.inf)
+    log_doubt = wrong.logsumexp(1, keepdim=True)
+    direction = (wrong - log_doubt).exp().scatter(1, labels.unsqueeze(1), -1.0)
+    return log_doubt.exp(), direction
 
 
 def deeplift_contribution(model: SliceableModel) -> Measure:

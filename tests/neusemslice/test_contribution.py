@@ -251,20 +251,28 @@ def test_mlp_takes_flat_samples() -> None:
     assert [tuple(scores.shape) for scores in found.values()] == [(3, 9), (3, 7)]
 
 
-def test_taylor_still_tells_neurons_apart_when_the_network_is_sure() -> None:
-    """With a loss below float32's resolution the gradients of its own cross entropy would all be zero."""
-    network = mlp()
-    inputs = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("factor", [1.0, 20.0, 60.0])
+def test_taylor_keeps_its_digits_when_the_network_is_sure(factor: float) -> None:
+    """In float32, p - 1 of a sure network is rounded to 0; the float64 derivatives by hand say what it should be.
+
+    Two categories that differ by one linear function z of the hidden values: dL/dz = -1 / (1 + exp(z)) for the first.
+    """
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        network[4].weight *= 60
-        network[4].bias *= 60
-        labels = network(inputs).argmax(1)
-        margins = network(inputs).topk(2, 1).values
-        sure = (margins[:, 0] - margins[:, 1]) > 20
-        assert nn.functional.cross_entropy(network(inputs[sure]), labels[sure]).item() == 0.0
-    counted = torch.bincount(labels[sure], minlength=3)
-    filler = torch.arange(3)[counted == 0]
-    data = [(inputs[sure], labels[sure]), (torch.zeros(len(filler), 6), filler)]
-    scores = score_neurons(trace(network, inputs), data, "taylor")
-    for category in torch.arange(3)[counted > 0].tolist():
-        assert int((scores["2"][category] > 0).sum()) > 1
+        for parameter in network.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator))
+        network[2].weight[1] = 0.0
+        network[2].weight[0] *= factor
+    inputs, labels = torch.rand(10, 3, generator=generator), torch.tensor([0, 1] * 5)
+    scores = score_neurons(trace(network, inputs), [(inputs, labels)], "taylor")
+    double = network.double()
+    with torch.no_grad():
+        hidden = double[1](double[0](inputs.double()))
+        logits = double[2](hidden)
+        z = logits[:, 0] - logits[:, 1]
+        slope = torch.where(labels == 0, -torch.sigmoid(-z), torch.sigmoid(z))
+        terms = (slope.unsqueeze(1) * hidden * double[2].weight[0]).square()
+    assert z.min() > 2 * factor / 20
+    for category in (0, 1):
+        torch.testing.assert_close(scores["0"][category], terms[labels == category].mean(0), rtol=1e-3, atol=0)
