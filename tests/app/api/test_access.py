@@ -72,7 +72,7 @@ def test_without_its_database_the_api_says_unavailable_and_lives(tmp_path: Path)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         database = Database(f"postgresql://postgres@127.0.0.1:{nobody.getsockname()[1]}/postgres")
-        with serving(Settings(data_dir=tmp_path), database) as url, httpx.Client(base_url=url) as client:
+        with serving(Settings(data_dir=tmp_path), database) as url, httpx.Client(base_url=url, timeout=30) as client:
             answer = client.get("/v1/jobs", headers={"Authorization": "Bearer nss_a_b"})
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
             assert answer.headers["retry-after"] == "2"
@@ -94,5 +94,5 @@ def test_a_keyless_server_serves_this_machine_only(
     database: Database, tmp_path: Path, headers: dict[str, str], status: int
 ) -> None:
     settings = Settings(data_dir=tmp_path, keyless=True)
-    with serving(settings, database) as url, httpx.Client(base_url=url) as client:
+    with serving(settings, database) as url, httpx.Client(base_url=url, timeout=30) as client:
         assert client.get("/v1/jobs", headers=headers).status_code == status
