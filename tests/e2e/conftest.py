@@ -142,7 +142,7 @@ def dataset_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_dataset_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("dataset") / "long.npz", 6_000)
+    return write_dataset(tmp_path_factory.mktemp("dataset") / "long.npz", 5_000)
 
 
 @pytest.fixture(scope="session")

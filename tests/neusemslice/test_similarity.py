@@ -35,7 +35,7 @@ def test_several_orders_at_once_are_the_same_curves(shape: tuple[int, ...]) -> N
     torch.testing.assert_close(prefix_curves(features, orders), alone, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     samples=st.integers(4, 20),
     neurons=st.integers(1, 30),
