@@ -10,7 +10,7 @@ come from three running quantities: <K_k, K_n> and |K_k|^2, the diagonals, and t
     biased    H(K, L) = <K, L>
     unbiased  H(K, L) = <K, L> - N/(N-2) <diag K, diag L> + tr K tr L / ((N-1)(N-2))      (Szekely and Rizzo 2014)
 
-(the factors of HSIC cancel). |K_k|^2 grows block by block, so the cost is about 2 N^2 n P multiplications when there
+(the factors of HSIC cancel). |K_k|^2 grows block by block, so the cost is about 5 N^2 n P multiplications when there
 are more columns than samples, and (n P)^2 N when there are fewer: exact, without a scan over k.
 """
 

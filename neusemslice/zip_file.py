@@ -13,7 +13,7 @@ from neusemslice.errors import NeuSemSliceError
 DAMAGED_ZIP = (
     zipfile.BadZipFile,
     EOFError,
-    NotImplementedError,
+    NotImplementedError,  # what zipfile raises for a compression or a version that it does not know
     OSError,
     OverflowError,
     RuntimeError,
