@@ -116,6 +116,17 @@ def restructure(
     return Restructured(smaller.requires_grad_(requires_grad=True), model.input_shape, report)
 
 
+def parameters_after(model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]]) -> int:
+    """Parameters of the network restructured to these keep masks, without its proof.
+
+    Raises:
+        SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
+    """
+    return count_parameters(
+        _remove(model, {layer.name: mask.nonzero()[:, 0] for layer, mask in check_keep(model, keep)})
+    )
+
+
 def _remove(model: SliceableModel, kept: Mapping[str, Indices]) -> fx.GraphModule:
     """Walk from the input to the logits and cut each layer to the features that are left."""
     smaller = copy.deepcopy(model.graph_module)
