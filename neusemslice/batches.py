@@ -1,26 +1,33 @@
-"""The data that the engine reads: any iterable of (inputs, labels), checked batch by batch."""
+"""The data that the engine reads: any iterable of (inputs, labels), checked batch by batch.
+
+The labels say what the network is for. Whole numbers [batch] are categories: a sample belongs to its own. Floating
+point numbers [batch, outputs] are the targets of a regression: each output is a category of its own, and every sample
+belongs to all of them.
+"""
 
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from neusemslice.errors import DatasetError
 from neusemslice.tracing import SliceableModel
 
 Batches = Iterable[Any]
-"""Yields (inputs [batch, *input shape], labels [batch])."""
+"""Yields (inputs [batch, *input shape], labels): whole numbers [batch], or floating point [batch, outputs]."""
 
 
 def check_batches(data: Batches, model: SliceableModel) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches, on the model's device and of its type.
+    """The batches, on the model's device: inputs of its type, labels Int64 [batch] or Float64 [batch, categories].
 
     Raises:
-        DatasetError: a batch is no pair of tensors, its samples have another shape, a label is no category, or there
-            is no sample at all.
+        DatasetError: a batch is no pair of tensors, its samples have another shape, a label is no category or is not
+            finite, batches mix categories and targets, or there is no sample at all.
     """
     samples = 0
+    first: Tensor | None = None
     for number, batch in enumerate(data):
         inputs, labels = as_pair(batch, number)
         if tuple(inputs.shape[1:]) != model.input_shape:
@@ -29,7 +36,10 @@ def check_batches(data: Batches, model: SliceableModel) -> Iterator[tuple[Tensor
                 hint="Give inputs as [batch, *input shape].",
             )
         samples += len(inputs)
-        yield inputs.to(model.device, model.dtype), check_labels(labels, model.categories, number).to(model.device)
+        checked = check_labels(labels, model.categories, number)
+        first = checked if first is None else first
+        require_same_kind(first, checked, number)
+        yield inputs.to(model.device, model.dtype), checked.to(model.device)
     if samples == 0:
         raise DatasetError("The data has no samples.", hint="Pass at least one batch.")
 
@@ -53,12 +63,16 @@ def as_pair(batch: Any, number: int) -> tuple[Tensor, Tensor]:
 
 
 def check_labels(labels: Tensor, categories: int, number: int) -> Tensor:
-    """Labels as 64-bit whole numbers.
+    """Labels of batch `number` as Int64 [batch] (categories) or Float64 [batch, categories] (targets of a regression).
+
+    Targets of a single output may be given as [batch].
 
     Raises:
-        DatasetError: they are no whole numbers from 0 to categories - 1.
+        DatasetError: they are neither whole numbers from 0 to categories - 1 nor one finite number for each output.
     """
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if labels.is_floating_point():
+        return _check_targets(labels, categories, number)
+    if labels.ndim != 1 or labels.is_complex() or labels.dtype == torch.bool:
         raise DatasetError(
             f"The labels of batch {number} are {labels.dtype} of shape {tuple(labels.shape)}.",
             hint="Give one whole number for each sample.",
@@ -70,6 +84,50 @@ def check_labels(labels: Tensor, categories: int, number: int) -> Tensor:
             hint="Number the categories from 0, and use the model's own.",
         )
     return labels.long()
+
+
+def _check_targets(labels: Tensor, outputs: int, number: int) -> Tensor:
+    targets = labels.unsqueeze(1) if labels.ndim == 1 else labels
+    if targets.ndim != 2 or targets.shape[1] != outputs:
+        raise DatasetError(
+            f"The labels of batch {number} are {labels.dtype} of shape {tuple(labels.shape)}: floating point labels "
+            f"are the targets of a regression, and the model has {outputs} outputs.",
+            hint=f"Give targets as [batch, {outputs}], or categories as whole numbers [batch].",
+        )
+    if not bool(torch.isfinite(targets).all()):
+        raise DatasetError(
+            f"The targets of batch {number} hold NaN or infinity.", hint="Leave out samples without a target."
+        )
+    return targets.double()
+
+
+def is_regression(labels: Tensor) -> bool:
+    """Whether checked labels are targets rather than categories."""
+    return labels.is_floating_point()
+
+
+def require_same_kind(first: Tensor, labels: Tensor, number: int) -> None:
+    """Raises DatasetError if the labels of batch `number` are targets and the first ones categories, or the reverse."""
+    if is_regression(first) != is_regression(labels):
+        raise DatasetError(
+            f"The labels of batch {number} are {labels.dtype}, those of the first batch {first.dtype}.",
+            hint="Give whole numbers (categories) in all batches, or floating point targets in all.",
+        )
+
+
+def memberships(labels: Tensor, categories: int) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " pairs"]]:
+    """Which sample belongs to which category, as pairs (row of the batch, category), sorted by row.
+
+    Args:
+        labels: as `check_labels` gives them. Categories: a pair for each sample. Targets: one for each sample and
+            output.
+        categories: of the model.
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    if not is_regression(labels):
+        return rows, labels
+    every = torch.arange(categories, device=labels.device)
+    return rows.repeat_interleave(categories), every.repeat(len(labels))
 
 
 def require_finite(logits: Tensor) -> None:
