@@ -5,7 +5,9 @@ from typing import Any, Literal, get_args
 
 from neusemslice.errors import ConfigError
 
-MetricName = Literal["avg", "var", "ens", "deeplift", "taylor"]
+MetricName = Literal[
+    "avg", "var", "ens", "deeplift", "taylor", "taylor_summed", "taylor_weight", "conductance", "integrated_gradients"
+]
 StrategyName = Literal["semantic", "categorywise", "global", "random"]
 Estimator = Literal["unbiased", "biased"]
 Landscape = Literal["pooled", "flattened"]

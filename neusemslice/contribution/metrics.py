@@ -1,95 +1,89 @@
 """The contribution metrics: what is measured of each sample, and how a category's samples become one score.
 
-    name      per sample and neuron                        score of a category
-    avg       mean over space of f                         mean
-    var       mean over space of f                         population variance
-    ens       mean over space of f                         (minmax(mean) + minmax(variance)) / 2, over the layer
-    taylor    (sum over space of f * dL/df)^2              mean                (Molchanov et al. 2019, per sample)
-    deeplift  Rescale contribution to the own logit        |mean|              (Shrikumar et al. 2017)
+    name                  per sample and neuron                                score of a category
+    avg                   mean over space of f                                 mean
+    var                   mean over space of f                                 population variance
+    ens                   mean over space of f                                 (minmax(mean) + minmax(variance)) / 2
+    deeplift              Rescale contribution to the own logit                |mean|
+    taylor                sum over space of f * dL/df                          mean of the squares
+    taylor_summed         sum over space of f * dL/df                          square of the mean
+    taylor_weight         sum over the neuron's weights of (w * dL/dw)^2       mean
+    conductance           conductance towards the own logit                    |mean|
+    integrated_gradients  integrated gradients towards the own logit           |mean|
 
-f is the neuron's value at its read place, L the sample's cross entropy.
+f is the neuron's value at its read place, L the sample's cross entropy; minmax is over the layer. In a regression each
+output c is a category that has every sample: L is (output_c - target_c)^2 / 2, and output c takes the logit's place.
+Sources, cost and advice: docs/contribution_metrics.md.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+from neusemslice.batches import is_regression
+from neusemslice.config import MetricName
+from neusemslice.contribution.attributions import Conductance, IntegratedGradients
 from neusemslice.contribution.deeplift import DeepLift
 from neusemslice.contribution.moments import Moments
-from neusemslice.reading import Reader
+from neusemslice.contribution.readings import READING_QUANTITIES, LayerValues, ReadingPass
+from neusemslice.errors import ConfigError
 from neusemslice.tracing import SliceableModel
 
-Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""(inputs [batch, *input shape], labels [batch]) -> layer name -> a number per sample and neuron [batch, neurons]."""
+Measure = Callable[[Tensor, Tensor], dict[str, LayerValues]]
+"""(inputs [batch, *input shape], checked labels) -> quantity -> values of each layer."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A contribution metric: per-sample measurements, reduced per category."""
+    """A contribution metric.
 
-    prepare: Callable[[SliceableModel], Measure]
-    reduce: Callable[[Moments], Float64[Tensor, "categories neurons"]]
-
-
-def mean_activation(model: SliceableModel) -> Measure:
-    """Measures the mean of f over space, forward only."""
-    reader = Reader(model)
-
-    def measure(
-        inputs: Float[Tensor, "batch ..."],
-        labels: Int64[Tensor, " batch"],  # noqa: ARG001 the protocol's
-    ) -> dict[str, Float[Tensor, "batch _"]]:
-        with torch.no_grad():
-            reading = reader.read(inputs)
-        return {layer.name: layer.per_neuron(reading.values[layer.name]).mean(2) for layer in model.sliceable_layers}
-
-    return measure
-
-
-def taylor_term(model: SliceableModel) -> Measure:
-    """Measures (sum over space of f * dL/df)^2: one forward and one backward for all layers."""
-    reader = Reader(model)
-
-    def measure(
-        inputs: Float[Tensor, "batch ..."], labels: Int64[Tensor, " batch"]
-    ) -> dict[str, Float[Tensor, "batch _"]]:
-        with torch.enable_grad():
-            reading = reader.read(inputs)
-        doubt, direction = loss_gradient(reading.logits.detach(), labels)
-        gradients = torch.autograd.grad(
-            reading.logits, list(reading.values.values()), grad_outputs=direction.to(reading.logits.dtype)
-        )
-        terms = {}
-        for (name, value), gradient in zip(reading.values.items(), gradients, strict=True):
-            slope = model.layer(name).per_neuron(value.detach() * gradient).sum(2, dtype=torch.float64)
-            terms[name] = (slope * doubt).square()
-        return terms
-
-    return measure
-
-
-def loss_gradient(
-    logits: Float[Tensor, "batch categories"], labels: Int64[Tensor, " batch"]
-) -> tuple[Float64[Tensor, "batch 1"], Float64[Tensor, "batch categories"]]:
-    """The cross entropy's gradient towards the logits, as a size for each sample and a direction.
-
-    The gradient is p - onehot(label). Its entry at the label, p - 1, is minus the sum of the other entries; taken as
-    that sum it keeps its digits when the network is sure, where p - 1 itself would be rounded to 0. With the size (the
-    probability of being wrong) set apart, what goes back through the network is of the order of 1.
+    Attributes:
+        quantity: what is measured of each sample.
+        reduce: how the moments of a category's samples become its scores.
+        takes_baseline: whether the samples are compared with a baseline input.
     """
-    log_p = logits.double().log_softmax(1)
-    wrong = log_p.scatter(1, labels.unsqueeze(1), -torch.inf)
-    log_doubt = wrong.logsumexp(1, keepdim=True)
-    direction = (wrong - log_doubt).exp().scatter(1, labels.unsqueeze(1), -1.0)
-    return log_doubt.exp(), direction
+
+    quantity: str
+    reduce: Callable[[Moments], Float64[Tensor, "categories neurons"]]
+    takes_baseline: bool = False
 
 
-def deeplift_contribution(model: SliceableModel) -> Measure:
-    """Measures the contribution to the logit of the sample's own category, against an all-zero baseline."""
-    return DeepLift(model).contributions
+def prepare(model: SliceableModel, quantities: frozenset[str], baseline: Float[Tensor, "1 ..."]) -> list[Measure]:
+    """The passes that measure the quantities, each quantity in one of them."""
+    passes: list[Measure] = []
+    read = quantities & READING_QUANTITIES
+    if read:
+        passes.append(ReadingPass(model, read))
+    for quantity, method in _ATTRIBUTIONS.items():
+        if quantity in quantities:
+            passes.append(_TowardsCategories(quantity, method(model, baseline).contributions, model.categories))
+    return passes
+
+
+class _TowardsCategories:
+    """Contributions to the logit of each sample's own category, or to every output of a regression."""
+
+    def __init__(
+        self, quantity: str, contributions: Callable[[Tensor, Tensor], dict[str, Tensor]], categories: int
+    ) -> None:
+        self._quantity = quantity
+        self._contributions = contributions
+        self._categories = categories
+
+    def __call__(
+        self, inputs: Float[Tensor, "batch ..."], labels: Shaped[Tensor, "batch ..."]
+    ) -> dict[str, LayerValues]:
+        if not is_regression(labels):
+            return {self._quantity: self._contributions(inputs, labels)}
+        by_output = [
+            self._contributions(inputs, torch.full((len(inputs),), output, device=inputs.device))
+            for output in range(self._categories)
+        ]
+        return {self._quantity: {name: torch.stack([own[name] for own in by_output], dim=1) for name in by_output[0]}}
 
 
 def _mean(moments: Moments) -> Float64[Tensor, "categories neurons"]:
@@ -108,17 +102,45 @@ def _absolute_mean(moments: Moments) -> Float64[Tensor, "categories neurons"]:
     return moments.mean.abs()
 
 
+def _mean_square(moments: Moments) -> Float64[Tensor, "categories neurons"]:
+    return moments.mean_square
+
+
+def _squared_mean(moments: Moments) -> Float64[Tensor, "categories neurons"]:
+    return moments.mean.square()
+
+
 def _minmax(scores: Float64[Tensor, "categories neurons"]) -> Float64[Tensor, "categories neurons"]:
     """Each category's scores scaled to [0, 1] over the layer; a constant layer gives zeros."""
     low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
     return torch.where(high > low, (scores - low) / (high - low), 0.0)
 
 
-METRICS: dict[str, Metric] = {
-    "avg": Metric(mean_activation, _mean),
-    "var": Metric(mean_activation, _variance),
-    "ens": Metric(mean_activation, _ensemble),
-    "deeplift": Metric(deeplift_contribution, _absolute_mean),
-    "taylor": Metric(taylor_term, _mean),
+_ATTRIBUTIONS = {"deeplift": DeepLift, "conductance": Conductance, "integrated_gradients": IntegratedGradients}
+
+METRICS: dict[MetricName, Metric] = {
+    "avg": Metric("activation", _mean),
+    "var": Metric("activation", _variance),
+    "ens": Metric("activation", _ensemble),
+    "deeplift": Metric("deeplift", _absolute_mean, takes_baseline=True),
+    "taylor": Metric("loss_slope", _mean_square),
+    "taylor_summed": Metric("loss_slope", _squared_mean),
+    "taylor_weight": Metric("weight_term", _mean),
+    "conductance": Metric("conductance", _absolute_mean, takes_baseline=True),
+    "integrated_gradients": Metric("integrated_gradients", _absolute_mean, takes_baseline=True),
 }
 """Every metric by its name in `SlicingConfig`."""
+
+
+def require_metric(name: str) -> MetricName:
+    """The name, if there is such a metric.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for metric in METRICS:
+        if metric == name:
+            return metric
+    raise ConfigError(
+        f"metric={name!r} is unknown.", field="metric", hint=f"Use one of: {', '.join(get_args(MetricName))}."
+    )

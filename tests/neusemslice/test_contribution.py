@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neusemslice.config import MetricName
-from neusemslice.contribution import METRICS, Contributions, score_neurons
+from neusemslice.contribution import METRICS, Contributions, deeplift_contributions, score_neurons
 from neusemslice.contribution.moments import Moments
 from neusemslice.errors import ConfigError, DatasetError, StoppedError
 from neusemslice.tracing import SliceableModel, trace
@@ -108,7 +108,7 @@ def test_taylor_is_the_squared_answer_of_each_samples_loss_to_the_neurons_scale(
 
 def test_deeplift_is_the_absolute_mean_over_the_category(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
     """The sum before the absolute value is the mean change of the logit, by completeness."""
-    found = METRICS["deeplift"].prepare(model)(data[0].double(), data[1])
+    found = deeplift_contributions(model, data[0].double(), data[1])
     scores = score_neurons(model, in_batches(data, 7), "deeplift")
     for layer, values in found.items():
         for category in range(3):
