@@ -8,7 +8,7 @@ from torch import Tensor
 from neusemslice.batches import Batches
 from neusemslice.config import MetricName
 from neusemslice.contribution.contributions import Contributions
-from neusemslice.contribution.statistics import measure_many, measure_statistics
+from neusemslice.contribution.measuring import measure_many, measure_statistics
 from neusemslice.progress import OnProgress, ShouldStop
 from neusemslice.tracing import SliceableModel
 

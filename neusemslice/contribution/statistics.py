@@ -1,27 +1,22 @@
 """What the samples seen so far tell of every neuron: mergeable, so that data may be scored in parts."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neusemslice.batches import Batches, check_batches, count_batches, is_regression
 from neusemslice.config import MetricName
 from neusemslice.contribution.contributions import Contributions
-from neusemslice.contribution.metrics import METRICS, prepare, require_metric
-from neusemslice.contribution.moments import Moments, RunningMoments
+from neusemslice.contribution.metrics import METRICS
+from neusemslice.contribution.moments import Moments
 from neusemslice.errors import CheckpointError, ConfigError, DatasetError, SliceMismatchError
-from neusemslice.progress import OnProgress, Progress, ShouldStop
 from neusemslice.safetensors_file import read_json_metadata, replacing
-from neusemslice.tracing import SliceableModel
 
 Task = Literal["classification", "regression"]
 
@@ -139,113 +134,6 @@ class Statistics:
             layers=MappingProxyType(layers),
             moments=Moments(**tensors),
         )
-
-
-def measure_statistics(
-    model: SliceableModel,
-    data: Batches,
-    metric: str = "taylor",
-    *,
-    baseline: Float[Tensor, "..."] | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: ShouldStop | None = None,
-) -> Statistics:
-    """The statistics behind `score_neurons`, for data that comes in parts: on several machines, or over time.
-
-    Args: as those of `score_neurons`. The data may lack categories.
-
-    Raises:
-        ConfigError: the metric is unknown or takes no baseline.
-        DatasetError: the data does not fit the model, has no sample, or an output is not finite.
-        StoppedError: should_stop() returned true.
-    """
-    name = require_metric(metric)
-    return measure_many(model, data, [name], baseline=baseline, on_progress=on_progress, should_stop=should_stop)[name]
-
-
-def measure_many(
-    model: SliceableModel,
-    data: Batches,
-    metrics: Sequence[MetricName],
-    *,
-    baseline: Float[Tensor, "..."] | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: ShouldStop | None = None,
-) -> dict[MetricName, Statistics]:
-    """The statistics of several metrics in one pass over the data.
-
-    All metrics that need activations or gradients share one forward and one backward pass of each batch.
-
-    Args and Raises: as those of `measure_statistics`; a baseline goes to the metrics that take one.
-    """
-    _check_metrics(metrics, has_baseline=baseline is not None)
-    reference = _reference(model, baseline)
-    progress = Progress(on_progress, should_stop)
-    quantities = frozenset(METRICS[metric].quantity for metric in metrics)
-    passes = prepare(model, quantities, reference)
-    layers = {layer.name: layer.neurons for layer in model.sliceable_layers}
-    running = {
-        quantity: RunningMoments(model.categories, sum(layers.values()), model.device) for quantity in quantities
-    }
-    task: Task = "classification"
-    for done, (inputs, labels) in enumerate(check_batches(data, model), start=1):
-        task = "regression" if is_regression(labels) else "classification"
-        for measure in passes:
-            for quantity, by_layer in measure(inputs, labels).items():
-                values = torch.cat([by_layer[layer].double() for layer in layers], dim=-1)
-                if task == "classification":
-                    running[quantity].add(values, labels)
-                elif values.ndim == 3:
-                    running[quantity].add_to_all(values)
-                else:
-                    running[quantity].add_to_all(values.unsqueeze(1).expand(-1, model.categories, -1))
-        progress.report("score", done, max(count_batches(data), done))
-    digest = _digest(reference)
-    return {
-        metric: Statistics(
-            metric=metric,
-            model_fingerprint=model.fingerprint,
-            task=task,
-            baseline=digest if METRICS[metric].takes_baseline else None,
-            layers=MappingProxyType(layers),
-            moments=running[METRICS[metric].quantity].moments.to("cpu"),
-        )
-        for metric in metrics
-    }
-
-
-def _check_metrics(metrics: Sequence[MetricName], *, has_baseline: bool) -> None:
-    """Raises ConfigError if a metric is unknown, there is none, or none of them takes the baseline."""
-    if not metrics:
-        raise ConfigError("There is no metric to measure.", field="metrics", hint="Name at least one.")
-    takers = [require_metric(metric) for metric in metrics if METRICS[require_metric(metric)].takes_baseline]
-    if has_baseline and not takers:
-        known = ", ".join(name for name, metric in METRICS.items() if metric.takes_baseline)
-        raise ConfigError(
-            f"A baseline is given, but {', '.join(metrics)} compares with none.",
-            field="baseline",
-            hint=f"Leave it out, or use one of: {known}.",
-        )
-
-
-def _reference(model: SliceableModel, baseline: Tensor | None) -> Float[Tensor, "1 ..."]:
-    """The baseline as a batch of one, zeros if None.
-
-    Raises:
-        DatasetError: it has another shape than a sample.
-    """
-    if baseline is None:
-        baseline = torch.zeros(model.input_shape)
-    if tuple(baseline.shape) not in (model.input_shape, (1, *model.input_shape)):
-        raise DatasetError(
-            f"The baseline has shape {tuple(baseline.shape)}; the model takes samples of {model.input_shape}.",
-            hint="Give one sample.",
-        )
-    return baseline.detach().to(model.device, model.dtype).reshape(1, *model.input_shape)
-
-
-def _digest(baseline: Tensor) -> str:
-    return hashlib.sha256(baseline.double().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _require_every_category(counts: Tensor) -> None:
