@@ -8,12 +8,25 @@ from neusemslice.errors import ConfigError
 MetricName = Literal[
     "avg", "var", "ens", "deeplift", "taylor", "taylor_summed", "taylor_weight", "conductance", "integrated_gradients"
 ]
-StrategyName = Literal["semantic", "categorywise", "global", "random"]
+StrategyName = Literal["semantic", "categorywise", "global", "random", "deeparc"]
 Estimator = Literal["unbiased", "biased"]
 Landscape = Literal["pooled", "flattened"]
+Target = Literal["target_compression", "max_accuracy_drop"]
 
-DEFAULT_THRESHOLD = 0.95
-DEFAULT_FRACTION = 0.5
+DEFAULT_CUTS: dict[str, float] = {
+    "semantic": 0.95,
+    "deeparc": 0.99,
+    "categorywise": 0.5,
+    "global": 0.5,
+    "random": 0.5,
+}
+THRESHOLD_STRATEGIES = ("semantic", "deeparc")
+"""Cut by a similarity to reach; the others keep a fraction."""
+
+
+def cut_field(strategy: str) -> str:
+    """The field of a config that holds the strategy's cut."""
+    return "threshold" if strategy in THRESHOLD_STRATEGIES else "fraction"
 
 
 def _require_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
@@ -25,18 +38,28 @@ def _require_choice(field: str, value: object, choices: tuple[str, ...]) -> None
 class SlicingConfig:
     """How neurons are scored and where the cut is made.
 
+    Give the cut itself (`threshold` or `fraction`, whichever the strategy takes), or a target that it is searched for
+    (`target_compression` or `max_accuracy_drop`), or nothing for the default.
+
     Args:
         strategy: `semantic` keeps, per layer and category, the smallest prefix of neurons in contribution order whose
             CKA coverage reaches `threshold`; `categorywise` and `global` keep the top `fraction` of each layer;
-            `random` keeps a random `fraction` (the control).
-        metric: contribution metric that orders the neurons.
-        threshold: coverage theta in (0, 1], for `semantic` only. Default 0.95.
+            `random` keeps a random `fraction` (the control); `deeparc` drops whole layers: those at which the CKA with
+            the place before exceeds `threshold` (see `neusemslice.deeparc`).
+        metric: contribution metric that orders the neurons; deeparc takes none.
+        threshold: theta in (0, 1], for `semantic` (default 0.95) and `deeparc` (default 0.99).
         fraction: share of each layer's neurons kept, in (0, 1], for the three other strategies. Default 0.5.
+        target_compression: share of the parameters to remove, in (0, 1); not for `deeparc`.
+        max_accuracy_drop: accuracy that may be lost on validation data, in [0, 1): 0.01 is one percentage point; not
+            for `deeparc`.
+        increment: step t of the semantic scan (paper, section 3.3): the number of neurons kept grows by t.
         estimator: CKA estimator. The biased one rises towards 1 when samples are fewer than neurons.
         landscape: `pooled` averages a convolution's output over space before comparing; `flattened` keeps all of it.
         samples_per_category: at most this many samples of a category enter the CKA (all of them enter the scores).
-        memory_budget_bytes: features held at once; layers are taken in groups that fit.
+        memory_budget_bytes: features held at once, and what comparing them takes; the data is read several times if
+            they do not fit together. Results do not depend on it.
         seed: orders the random strategy and the random control curve.
+        resolved_cut: set by the search for a target, never by hand: the threshold or fraction it found.
 
     Raises:
         ConfigError: a value is unknown, out of range, or does not belong to the strategy.
@@ -46,50 +69,102 @@ class SlicingConfig:
     metric: MetricName = "taylor"
     threshold: float | None = None
     fraction: float | None = None
+    target_compression: float | None = None
+    max_accuracy_drop: float | None = None
+    increment: int = 1
     estimator: Estimator = "unbiased"
     landscape: Landscape = "pooled"
     samples_per_category: int = 256
     memory_budget_bytes: int = 2 * 1024**3
     seed: int = 0
+    resolved_cut: float | None = None
 
     def __post_init__(self) -> None:
         _require_choice("strategy", self.strategy, get_args(StrategyName))
         _require_choice("metric", self.metric, get_args(MetricName))
         _require_choice("estimator", self.estimator, get_args(Estimator))
         _require_choice("landscape", self.landscape, get_args(Landscape))
-        if self.strategy == "semantic":
-            self._reject("fraction", "is for the top-k strategies", "Give threshold (0 < theta <= 1) instead.")
-            self._default("threshold", DEFAULT_THRESHOLD)
-        else:
-            self._reject("threshold", "is for strategy='semantic'", "Give fraction (share of neurons kept) instead.")
-            self._default("fraction", DEFAULT_FRACTION)
-        check_cut(self.strategy, self.cut)
+        self._check_cut_and_target()
         smallest = 4 if self.estimator == "unbiased" else 2
-        for field, least in (("samples_per_category", smallest), ("memory_budget_bytes", 1), ("seed", 0)):
+        for field, least in (
+            ("increment", 1),
+            ("samples_per_category", smallest),
+            ("memory_budget_bytes", 1),
+            ("seed", 0),
+        ):
             if getattr(self, field) < least:
                 raise ConfigError(
                     f"{field}={getattr(self, field)} is too small.", field=field, hint=f"Use at least {least}."
                 )
+        if self.increment != 1 and self.strategy != "semantic":
+            raise ConfigError(
+                f"increment is the step of the semantic scan, but strategy={self.strategy!r}.",
+                field="increment",
+                hint="Leave increment out.",
+            )
 
-    def _reject(self, field: str, reason: str, hint: str) -> None:
-        if getattr(self, field) is not None:
-            raise ConfigError(f"{field} {reason}, but strategy={self.strategy!r}.", field=field, hint=hint)
+    def _check_cut_and_target(self) -> None:
+        own = cut_field(self.strategy)
+        other = "fraction" if own == "threshold" else "threshold"
+        if getattr(self, other) is not None:
+            raise ConfigError(
+                f"{other} is no parameter of strategy={self.strategy!r}.", field=other, hint=f"Give {own} instead."
+            )
+        given = [name for name in (own, "target_compression", "max_accuracy_drop") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} contradict each other.", field=given[-1], hint="Give one.")
+        if self.target is None:
+            if self.resolved_cut is not None:
+                raise ConfigError("resolved_cut needs a target.", field="resolved_cut", hint=f"Give {own} instead.")
+            if not given:
+                object.__setattr__(self, own, DEFAULT_CUTS[self.strategy])
+            check_cut(self.strategy, self.cut)
+            return
+        if self.strategy == "deeparc":
+            raise ConfigError(
+                f"{self.target} is no parameter of strategy='deeparc', which drops whole layers.",
+                field=self.target,
+                hint="Give threshold instead.",
+            )
+        compression, drop = self.target_compression, self.max_accuracy_drop
+        if not (compression is None or 0.0 < compression < 1.0) or not (drop is None or 0.0 <= drop < 1.0):
+            raise ConfigError(
+                f"{self.target}={getattr(self, self.target)} is out of range.",
+                field=self.target,
+                hint="Use a share between 0 and 1, such as 0.5 for half of the parameters or 0.01 for one point.",
+            )
+        if self.resolved_cut is not None:
+            check_cut(self.strategy, self.resolved_cut)
 
-    def _default(self, field: str, value: float) -> None:
-        if getattr(self, field) is None:
-            object.__setattr__(self, field, value)
+    @property
+    def target(self) -> Target | None:
+        """The field that holds the target, if there is one."""
+        if self.target_compression is not None:
+            return "target_compression"
+        return None if self.max_accuracy_drop is None else "max_accuracy_drop"
 
     @property
     def cut(self) -> float:
-        """The one number that decides how much is kept: theta, or the fraction."""
-        cut = self.threshold if self.strategy == "semantic" else self.fraction
-        assert cut is not None  # set in __post_init__
-        return cut
+        """The one number that decides how much is kept: theta, or the fraction.
+
+        Raises:
+            ConfigError: the config has a target that no search has been made for.
+        """
+        cut = self.resolved_cut if self.target else getattr(self, cut_field(self.strategy))
+        if cut is None:
+            raise ConfigError(
+                f"{self.target} has not been searched for yet.", field=str(self.target), hint="Slice a model with it."
+            )
+        return float(cut)
 
     def with_cut(self, cut: float) -> "SlicingConfig":
-        """The same config with another theta (semantic) or fraction (the other strategies)."""
-        field = "threshold" if self.strategy == "semantic" else "fraction"
-        return type(self)(**{**self.to_dict(), field: cut})
+        """The same config with this theta (semantic, deeparc) or fraction (the other strategies), and no target."""
+        given: dict[str, Any] = dict.fromkeys(("target_compression", "max_accuracy_drop", "resolved_cut"))
+        return type(self)(**{**self.to_dict(), **given, cut_field(self.strategy): cut})
+
+    def resolved(self, cut: float) -> "SlicingConfig":
+        """The same config and target, with the cut that was found for it."""
+        return type(self)(**{**self.to_dict(), "resolved_cut": cut})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -113,6 +188,6 @@ class SlicingConfig:
 
 def check_cut(strategy: str, cut: float) -> None:
     """Raises ConfigError unless `cut` lies in (0, 1]."""
-    field = "threshold" if strategy == "semantic" else "fraction"
+    field = cut_field(strategy)
     if not 0.0 < cut <= 1.0:
         raise ConfigError(f"{field}={cut} is out of range.", field=field, hint="Use a value above 0 and at most 1.")

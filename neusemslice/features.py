@@ -1,91 +1,134 @@
-"""A layer's outputs on some samples of each category: what CKA compares."""
+"""Outputs of the network's layers on groups of samples: what CKA compares.
 
-from collections.abc import Iterator, Sequence
+A group is the samples that are compared together: those of one category, or in a regression, where every sample belongs
+to every category, all of them. Memory is bounded: passes over the data are planned so that what a pass holds fits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from neusemslice.batches import Batches, check_batches
 from neusemslice.config import Landscape
-from neusemslice.errors import DatasetError
-from neusemslice.progress import Progress
+from neusemslice.errors import ConfigError
 from neusemslice.reading import Reader
-from neusemslice.tracing import SliceableLayer, SliceableModel
+from neusemslice.similarity import working_bytes
+from neusemslice.tracing import SliceableModel
+
+Read = Callable[[Tensor], Mapping[str, Tensor]]
+"""inputs [batch, *input shape] -> name of a place -> its values [batch, neurons, positions]."""
+GroupOf = Callable[[Tensor], Tensor]
+"""labels of a batch -> the number of each sample's group, [batch]."""
+Part = tuple[str, int]
+"""A place and a group: its outputs on that group's samples are held and compared at once."""
 
 
-def layer_groups(
-    layers: Sequence[SliceableLayer], *, samples: int, value_bytes: int, landscape: Landscape, budget_bytes: int
-) -> Iterator[list[SliceableLayer]]:
-    """Layers in forward order, in groups whose features fit the budget; a layer that alone does not is a group.
+def layer_reader(model: SliceableModel) -> Read:
+    """Reads the values of every sliceable layer's neurons."""
+    reader = Reader(model)
 
-    Args:
-        samples: of all categories together.
-        value_bytes: size of one value.
+    def read(inputs: Tensor) -> dict[str, Tensor]:
+        values = reader.read(inputs).values
+        return {layer.name: layer.per_neuron(values[layer.name]) for layer in model.sliceable_layers}
+
+    return read
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to collect.
+
+    Attributes:
+        sizes: samples to take of each group, at most; the first ones in the data.
+        group_of: which group a sample belongs to.
+        landscape: whether positions are averaged.
     """
-    group: list[SliceableLayer] = []
-    held = 0
-    for layer in layers:
-        positions = layer.spatial if landscape == "flattened" else 1
-        size = samples * layer.neurons * positions * value_bytes
-        if group and held + size > budget_bytes:
-            yield group
-            group, held = [], 0
-        group.append(layer)
-        held += size
-    if group:
-        yield group
+
+    sizes: Sequence[int]
+    group_of: GroupOf
+    landscape: Landscape
+
+    def passes(self, values: Mapping[str, Tensor], budget_bytes: int) -> list[list[Part]]:
+        """Places and groups, in order, in as few passes over the data as the budget allows.
+
+        Args:
+            values: what the reader gives for any samples: their shapes and type.
+            budget_bytes: for the features that a pass holds and what comparing them takes.
+
+        Raises:
+            ConfigError: a place's outputs on a single group do not fit.
+        """
+        passes: list[list[Part]] = []
+        held = largest = budget_bytes + 1
+        for place, value in values.items():
+            _, neurons, positions = _shaped(value, self.landscape).shape
+            for group, size in enumerate(self.sizes):
+                working = working_bytes(size, neurons, positions)
+                features = size * neurons * positions * value.element_size()
+                if features + working > budget_bytes:
+                    raise ConfigError(
+                        f"The outputs of {place!r} on the {size} samples of one category take "
+                        f"{features + working:,} bytes to compare; memory_budget_bytes is {budget_bytes:,}.",
+                        field="memory_budget_bytes",
+                        hint="Raise it to at least that, lower samples_per_category, or use landscape='pooled'.",
+                    )
+                held, largest = held + features, max(largest, working)
+                if held + largest > budget_bytes:
+                    passes.append([])
+                    held, largest = features, working
+                passes[-1].append((place, group))
+        return passes
 
 
 def collect_features(
-    model: SliceableModel,
-    data: Batches,
-    layers: Sequence[SliceableLayer],
-    *,
-    samples_per_category: int,
-    landscape: Landscape,
-    progress: Progress,
-) -> dict[str, list[Float[Tensor, "_ _ _"]]]:
-    """For each layer and category, the outputs on the category's first samples, in the order of the data.
+    model: SliceableModel, data: Batches, read: Read, plan: Plan, parts: Sequence[Part], tick: Callable[[], None]
+) -> dict[Part, Float[Tensor, "_ _ _"]]:
+    """The values [samples, neurons, positions] of each part, samples in the order of the data.
 
-    Which samples are taken depends on the data alone, not on its batches. One forward pass, which ends as soon as
-    every category has enough.
+    Which samples are taken depends on the data alone, not on its batches. One pass, which ends as soon as all groups
+    that are asked for have their samples.
 
-    Raises:
-        DatasetError: a category has no samples, or a batch is malformed.
+    Args:
+        tick: called after each batch.
     """
-    kept: dict[str, list[list[Tensor]]] = {layer.name: [[] for _ in range(model.categories)] for layer in layers}
-    counts = torch.zeros(model.categories, dtype=torch.long)
-    reader = Reader(model)
+    groups = {group for _, group in parts}
+    limits = torch.tensor([size if group in groups else 0 for group, size in enumerate(plan.sizes)])
+    taken = torch.zeros_like(limits)
+    features: dict[Part, Tensor] = {}
     for inputs, labels in check_batches(data, model):
-        wanted = _first_samples(labels.cpu(), counts, samples_per_category)
-        if len(wanted):
+        group_of = plan.group_of(labels).cpu()
+        chosen = _first_samples(group_of, taken, limits)
+        if len(chosen):
+            group_of = group_of[chosen]
             with torch.no_grad():
-                values_of = reader.read(inputs[wanted.to(inputs.device)]).values
-            categories = labels.cpu()[wanted]
-            counts += torch.bincount(categories, minlength=model.categories)
-            for layer in layers:
-                values = _landscape_of(layer, values_of[layer.name], landscape)
-                for category in categories.unique().tolist():
-                    kept[layer.name][category].append(values[(categories == category).to(values.device)])
-        progress.report("coverage", 0, 1)
-        if bool((counts >= samples_per_category).all()):
+                values = read(inputs[chosen.to(inputs.device)])
+            for place, group in parts:
+                rows = (group_of == group).nonzero()[:, 0]
+                if len(rows):
+                    value = values[place]
+                    new = _shaped(value[rows.to(value.device)], plan.landscape)
+                    start = int(taken[group])
+                    if (place, group) not in features:
+                        features[place, group] = new.new_empty(int(limits[group]), *new.shape[1:])
+                    features[place, group][start : start + len(rows)] = new
+            taken += torch.bincount(group_of, minlength=len(limits))
+        tick()
+        if bool((taken == limits).all()):
             break
-    for category, count in enumerate(counts.tolist()):
-        if count == 0:
-            raise DatasetError(
-                f"Category {category} has no samples.", hint="Every category of the model needs samples to be sliced."
-            )
-    return {name: [torch.cat(parts) for parts in categories] for name, categories in kept.items()}
+    return {part: values[: int(taken[part[1]])] for part, values in features.items()}
 
 
-def _first_samples(labels: Tensor, counts: Tensor, limit: int) -> Tensor:
-    """Positions in the batch of samples whose category is not full yet, in order."""
-    one_hot = torch.nn.functional.one_hot(labels, len(counts))
-    rank = (one_hot.cumsum(0) * one_hot).sum(1) + counts[labels]
-    return torch.nonzero(rank <= limit)[:, 0]
+def _first_samples(
+    groups: Int64[Tensor, " batch"], taken: Int64[Tensor, " groups"], limits: Int64[Tensor, " groups"]
+) -> Int64[Tensor, " chosen"]:
+    """Positions in the batch of the samples whose group is not full yet, in order."""
+    one_hot = torch.nn.functional.one_hot(groups, len(taken))
+    rank = (one_hot.cumsum(0) * one_hot).sum(1) + taken[groups]
+    return (rank <= limits[groups]).nonzero()[:, 0]
 
 
-def _landscape_of(layer: SliceableLayer, value: Tensor, landscape: Landscape) -> Tensor:
-    per_neuron = layer.per_neuron(value)
-    return per_neuron.mean(2, keepdim=True) if landscape == "pooled" else per_neuron
+def _shaped(values: Float[Tensor, "batch neurons positions"], landscape: Landscape) -> Float[Tensor, "batch neurons _"]:
+    return values.mean(2, keepdim=True) if landscape == "pooled" else values

@@ -11,10 +11,11 @@ come from three running quantities: <K_k, K_n> and |K_k|^2, the diagonals, and t
     unbiased  H(K, L) = <K, L> - N/(N-2) <diag K, diag L> + tr K tr L / ((N-1)(N-2))      (Szekely and Rizzo 2014)
 
 (the factors of HSIC cancel). |K_k|^2 grows block by block, so the cost is about 5 N^2 n P multiplications when there
-are more columns than samples, and (n P)^2 N when there are fewer: exact, without a scan over k.
+are more columns than samples, and (n P)^2 N when there are fewer: exact, without a scan over k. The outputs are read
+block by block too: beside them no more is held than `working_bytes` says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -23,12 +24,19 @@ from torch import Tensor
 from neusemslice.config import Estimator
 from neusemslice.errors import DatasetError
 
+Products = tuple[Float64[Tensor, " neurons"], Float64[Tensor, " neurons"]]
+"""<K_k, K_n> and |K_k|^2 of every prefix."""
+
 LEAST_SAMPLES: dict[str, int] = {"biased": 2, "unbiased": 4}
 
 _CONSTANT = 1e-20
 """A layer is constant if its variance is below this share of its mean square: only rounding is left."""
 _DEAD = 1e-12
 """A prefix says nothing if its HSIC with itself is below this share of its squared trace."""
+_FEW_COLUMNS = 4
+"""Columns for each sample up to which the products of all pairs of columns are the cheaper way."""
+_BLOCK_COLUMNS = 512
+"""Columns that are taken at once at least."""
 
 
 def cka_prefix(
@@ -60,44 +68,148 @@ def prefix_curves(
     estimator: Estimator = "unbiased",
 ) -> Float64[Tensor, "orders neurons"]:
     """`cka_prefix` for several orders of the same features; what does not depend on the order is computed once."""
-    columns = _centred(features, estimator)
-    samples, neurons, _ = columns.shape
-    squares = columns.square().sum(2)
-    whole = columns.flatten(1) @ columns.flatten(1).T
-    with_whole = ((whole @ columns.flatten(1)).view_as(columns) * columns).sum((0, 2))
-    traces = squares.sum(0)
-    if traces.sum() <= _CONSTANT * features.double().square().sum():
-        return torch.ones(len(orders), neurons, dtype=torch.float64, device=columns.device)
-    shared = _pair_products(columns) if columns[0].numel() <= 2 * len(orders) * samples else None
+    layer = _Layer(features, estimator)
+    samples, neurons = layer.squares.shape
+    traces = layer.squares.sum(0)
+    if traces.sum() <= _CONSTANT * layer.square_sum:
+        return torch.ones(len(orders), neurons, dtype=torch.float64, device=features.device)
+    compare = _by_pairs if layer.columns <= _FEW_COLUMNS * samples else _by_blocks
     curves = []
-    for order in orders:
-        ordered = order.to(columns.device)
-        with_self = _norms_in_order(columns[:, ordered]) if shared is None else _norms_of_pairs(shared, ordered)
-        cross = with_whole[ordered].cumsum(0)
+    for order, products in compare(layer, [order.to(features.device) for order in orders]):
+        cross, with_self = products
+        trace = traces[order].cumsum(0)
         if estimator == "unbiased":
-            diagonals, trace = squares[:, ordered].cumsum(1), traces[ordered].cumsum(0)
             by_diagonal, by_trace = samples / (samples - 2), 1 / ((samples - 1) * (samples - 2))
-            with_self = with_self - by_diagonal * diagonals.square().sum(0) + by_trace * trace.square()
-            cross = cross - by_diagonal * (diagonals.T @ diagonals[:, -1]) + by_trace * trace * trace[-1]
-        curves.append(_ratio(cross, with_self, traces[ordered].cumsum(0)))
+            diagonal_cross, diagonal_self = _diagonals(layer.squares, order)
+            cross = cross - by_diagonal * diagonal_cross + by_trace * trace * trace[-1]
+            with_self = with_self - by_diagonal * diagonal_self + by_trace * trace.square()
+        curves.append(_ratio(cross, with_self, trace))
     return torch.stack(curves)
 
 
-def _centred(features: Tensor, estimator: Estimator) -> Float64[Tensor, "samples neurons positions"]:
-    """Features minus their mean over the samples; a missing axis of positions is added."""
-    samples, least = features.shape[0], LEAST_SAMPLES[estimator]
-    if samples < least:
-        raise DatasetError(
-            f"CKA ({estimator}) needs at least {least} samples, and there are {samples}.",
-            hint="Add samples to the category, or use estimator='biased' (2 samples).",
-        )
-    columns = features.double()
-    if not bool(torch.isfinite(columns).all()):
-        raise DatasetError(
-            "A layer's output is not finite (NaN or infinite).", hint="Check the weights and the input's scale."
-        )
-    columns = columns - columns.mean(0)
-    return columns[..., None] if columns.ndim == 2 else columns
+def working_bytes(samples: int, neurons: int, positions: int) -> int:
+    """Most memory that `prefix_curves` takes for two orders, beside the features themselves."""
+    columns, block = neurons * positions, max(_BLOCK_COLUMNS, samples, positions)
+    if columns <= _FEW_COLUMNS * samples:
+        numbers = 2 * samples * columns + 2 * block * columns + 3 * neurons**2
+    else:
+        numbers = 4 * samples**2 + 4 * samples * block + 2 * block**2
+    return 8 * (numbers + 2 * samples * neurons + 8 * columns) + 2**16
+
+
+class _Layer:
+    """The features minus their mean over the samples, in float64 and a block of neurons at a time."""
+
+    def __init__(self, features: Tensor, estimator: Estimator) -> None:
+        samples, least = features.shape[0], LEAST_SAMPLES[estimator]
+        if samples < least:
+            raise DatasetError(
+                f"CKA ({estimator}) needs at least {least} samples, and there are {samples}.",
+                hint="Add samples to the category, or use estimator='biased' (2 samples).",
+            )
+        self._features = features[..., None] if features.ndim == 2 else features
+        self.everything = torch.arange(features.shape[1], device=features.device)
+        self.columns = self._features[0].numel()
+        self.squares = torch.empty(features.shape[:2], dtype=torch.float64, device=features.device)
+        """Of each sample and neuron: the squared length of its centred outputs, which is the Gram matrix' diagonal."""
+        self.square_sum = 0.0
+        """Sum of the squares of the features themselves."""
+        for block in self._split(self.everything):
+            values = self._features[:, block].double()
+            if not bool(torch.isfinite(values).all()):
+                raise DatasetError(
+                    "A layer's output is not finite (NaN or infinite).", hint="Check the weights and the input's scale."
+                )
+            self.square_sum += float(values.square().sum())
+            self.squares[:, block] = (values - values.mean(0)).square().sum(2)
+
+    def take(self, neurons: Int64[Tensor, " block"]) -> Float64[Tensor, "samples block positions"]:
+        """The centred outputs of some neurons."""
+        values = self._features[:, neurons].double()
+        return values - values.mean(0)
+
+    def blocks(self, order: Int64[Tensor, " neurons"]) -> Iterator[Float64[Tensor, "samples block positions"]]:
+        """The centred outputs of the neurons in that order."""
+        return map(self.take, self._split(order))
+
+    def _split(self, order: Tensor) -> tuple[Tensor, ...]:
+        samples, _, positions = self._features.shape
+        return torch.split(order, max(1, max(_BLOCK_COLUMNS, samples // 2) // positions))
+
+
+def _by_blocks(layer: _Layer, orders: Sequence[Tensor]) -> Iterator[tuple[Tensor, Products]]:
+    """Each order with its products, by N x N matrices."""
+    samples = len(layer.squares)
+    whole = torch.zeros(samples, samples, dtype=torch.float64, device=layer.squares.device)
+    for block in layer.blocks(layer.everything):
+        whole.addmm_(block.flatten(1), block.flatten(1).T)
+    with_whole = torch.cat([_with_gram(whole, block) for block in layer.blocks(layer.everything)])
+    for order in orders:
+        yield order, (with_whole[order].cumsum(0), _norms_in_order(layer, order))
+
+
+def _by_pairs(layer: _Layer, orders: Sequence[Tensor]) -> Iterator[tuple[Tensor, Products]]:
+    """Each order with its products, from those of all pairs of neurons."""
+    pairs = _pair_products(layer.take(layer.everything))
+    with_whole = pairs.sum(1)
+    for order in orders:
+        ordered = pairs[order][:, order]
+        norms = (2 * ordered.tril(-1).sum(1) + ordered.diagonal()).cumsum(0)
+        yield order, (with_whole[order].cumsum(0), norms)
+
+
+def _with_gram(
+    gram: Float64[Tensor, "samples samples"], columns: Float64[Tensor, "samples neurons positions"]
+) -> Float64[Tensor, " neurons"]:
+    """<F_i F_i^T, gram> of every neuron."""
+    return ((gram @ columns.flatten(1)).view_as(columns) * columns).sum((0, 2))
+
+
+def _pair_products(columns: Float64[Tensor, "samples neurons positions"]) -> Float64[Tensor, "neurons neurons"]:
+    """<F_i F_i^T, F_j F_j^T> for every pair, a block of rows at a time."""
+    samples, neurons, positions = columns.shape
+    flat = columns.flatten(1)
+    rows = []
+    for block in columns.split(max(1, samples // positions), dim=1):
+        products = (block.flatten(1).T @ flat).square_()
+        rows.append(products.view(block.shape[1], positions, neurons, positions).sum((1, 3)))
+    return torch.cat(rows)
+
+
+def _norms_in_order(layer: _Layer, order: Int64[Tensor, " neurons"]) -> Float64[Tensor, " neurons"]:
+    """|K_k|^2 of every prefix, with the N x N matrix K growing block by block."""
+    samples, positions = len(layer.squares), layer.columns // len(order)
+    grown = torch.zeros(samples, samples, dtype=torch.float64, device=layer.squares.device)
+    together = samples // (2 * positions)  # at 0 one neuron's Gram matrix is smaller than its columns' products
+    growths = []
+    for block in layer.blocks(order):
+        for columns in block.split(max(1, together), dim=1):
+            flat = columns.flatten(1)
+            if together:
+                inside = _pair_products(columns)
+                growth = 2 * (_with_gram(grown, columns) + inside.tril(-1).sum(1)) + inside.diagonal()
+                grown.addmm_(flat, flat.T)
+            else:
+                gram = flat @ flat.T
+                growth = (2 * (grown * gram).sum() + gram.square().sum()).reshape(1)
+                grown += gram
+            growths.append(growth)
+    return torch.cat(growths).cumsum(0)
+
+
+def _diagonals(
+    squares: Float64[Tensor, "samples neurons"], order: Int64[Tensor, " neurons"]
+) -> tuple[Float64[Tensor, " neurons"], Float64[Tensor, " neurons"]]:
+    """<diag K_k, diag K_n> and |diag K_k|^2 of every prefix."""
+    whole = squares.sum(1)
+    reached = torch.zeros_like(whole)
+    cross, norms = [], []
+    for block in order.split(_BLOCK_COLUMNS):
+        diagonals = reached[:, None] + squares[:, block].cumsum(1)
+        cross.append(whole @ diagonals)
+        norms.append(diagonals.square().sum(0))
+        reached = diagonals[:, -1]
+    return torch.cat(cross), torch.cat(norms)
 
 
 def _ratio(cross: Tensor, with_self: Tensor, trace: Tensor) -> Float64[Tensor, " neurons"]:
@@ -108,40 +220,3 @@ def _ratio(cross: Tensor, with_self: Tensor, trace: Tensor) -> Float64[Tensor, "
     curve = torch.where(alive, cross / (with_self.clamp_min(0) * with_self[-1]).sqrt(), torch.zeros_like(cross))
     curve[-1] = 1.0
     return curve
-
-
-def _pair_products(columns: Float64[Tensor, "samples neurons positions"]) -> Float64[Tensor, "neurons neurons"]:
-    """<F_i F_i^T, F_j F_j^T> for every pair, a block of rows at a time."""
-    samples, neurons, positions = columns.shape
-    flat = columns.flatten(1)
-    rows = []
-    for block in columns.split(max(1, samples // positions), dim=1):
-        products = (block.flatten(1).T @ flat).square()
-        rows.append(products.view(block.shape[1], positions, neurons, positions).sum((1, 3)))
-    return torch.cat(rows)
-
-
-def _norms_of_pairs(pairs: Float64[Tensor, "neurons neurons"], order: Tensor) -> Float64[Tensor, " neurons"]:
-    """|K_k|^2 of every prefix from the products of all pairs."""
-    ordered = pairs[order][:, order]
-    return (2 * ordered.tril(-1).sum(1) + ordered.diagonal()).cumsum(0)
-
-
-def _norms_in_order(columns: Float64[Tensor, "samples neurons positions"]) -> Float64[Tensor, " neurons"]:
-    """|K_k|^2 of every prefix of neurons that are already in order, with the N x N matrix K growing block by block."""
-    samples, _, positions = columns.shape
-    grown = columns.new_zeros(samples, samples)
-    growths = []
-    if 2 * positions > samples:  # one neuron's Gram matrix is smaller than the products of its own columns
-        for neuron in columns.unbind(1):
-            gram = neuron @ neuron.T
-            growths.append((2 * (grown * gram).sum() + gram.square().sum()).reshape(1))
-            grown += gram
-        return torch.cat(growths).cumsum(0)
-    for block in columns.split(max(1, samples // (2 * positions)), dim=1):
-        flat = block.flatten(1)
-        before = ((grown @ flat) * flat).sum(0).view(-1, positions).sum(1)
-        inside = _pair_products(block)
-        growths.append(2 * before + 2 * inside.tril(-1).sum(1) + inside.diagonal())
-        grown += flat @ flat.T
-    return torch.cat(growths).cumsum(0)

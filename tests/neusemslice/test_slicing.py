@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from neusemslice import ModelSlice, SlicingConfig, score_neurons, slice_model, trace
 from neusemslice.errors import CheckpointError, ConfigError, DatasetError, StoppedError
-from neusemslice.features import layer_groups
+from neusemslice.features import Plan
 from neusemslice.selection import first_crossing, keep_counts, keep_first
+from neusemslice.similarity import working_bytes
+from neusemslice.slicing import slice_many
 from tests.neusemslice.networks import mlp, vgg_like
 from tests.reference import cka as reference
 
@@ -59,6 +62,11 @@ class TestFirstCrossing:
     def test_counts_each_category_by_itself(self) -> None:
         curves = torch.tensor([[0.95, 1.0, 1.0], [0.1, 0.2, 1.0]], dtype=torch.float64)
         assert first_crossing(curves, 0.9).tolist() == [1, 3]
+
+    @pytest.mark.parametrize(("increment", "kept"), [(1, 2), (2, 2), (3, 6), (4, 7), (7, 7), (50, 7)])
+    def test_looks_at_multiples_of_the_increment_and_at_all(self, increment: int, kept: int) -> None:
+        curve = torch.tensor([[0.2, 0.91, 0.5, 0.6, 0.8, 0.97, 1.0]], dtype=torch.float64)
+        assert first_crossing(curve, 0.9, increment).tolist() == [kept]
 
 
 @pytest.mark.parametrize(
@@ -150,10 +158,37 @@ class TestOtherStrategies:
 
 
 class TestIndependence:
-    def test_of_the_memory_budget(self, model, data) -> None:
-        whole = slice_model(model, data)
-        tight = slice_model(model, data, SlicingConfig(memory_budget_bytes=1))
+    @pytest.mark.parametrize("landscape", ["pooled", "flattened"])
+    def test_of_the_memory_budget(self, model, data, landscape: str) -> None:
+        """The smallest budget that is accepted: a pass over the data for most layers and categories."""
+        whole = slice_model(model, data, SlicingConfig(landscape=landscape))
+        with pytest.raises(ConfigError) as caught:
+            slice_model(model, data, SlicingConfig(landscape=landscape, memory_budget_bytes=1))
+        assert caught.value.field == "memory_budget_bytes"
+        spatial = [layer.spatial if landscape == "flattened" else 1 for layer in model.sliceable_layers]
+        needed = [
+            SAMPLES // 3 * layer.neurons * positions * 4 + working_bytes(SAMPLES // 3, layer.neurons, positions)
+            for layer, positions in zip(model.sliceable_layers, spatial, strict=True)
+        ]
+        tight = slice_model(model, data, SlicingConfig(landscape=landscape, memory_budget_bytes=max(needed)))
         assert same(whole, tight)
+
+    def test_of_the_other_configs(self, model, data) -> None:
+        """One analysis for many configs gives each the slice that it gets alone, to the last bit."""
+        configs = [
+            SlicingConfig(threshold=0.8, metric="avg"),
+            SlicingConfig(threshold=0.9, metric="avg", estimator="biased"),
+            SlicingConfig(strategy="categorywise", metric="deeplift", fraction=0.3),
+            SlicingConfig(strategy="random", seed=3, samples_per_category=7),
+            SlicingConfig(strategy="global", landscape="flattened", seed=3),
+            SlicingConfig(threshold=0.8, increment=2),
+            SlicingConfig(strategy="global", metric="var"),
+        ]
+        for config, found in zip(configs, slice_many(model, data, configs), strict=True):
+            alone = slice_model(model, data, config)
+            assert found.config == config
+            assert same(found, alone)
+            assert all(torch.equal(found.contributions[layer], alone.contributions[layer]) for layer in alone.layers)
 
     def test_of_the_batch_size(self, model, data) -> None:
         one = slice_model(model, data)
@@ -189,14 +224,39 @@ def test_flattened_landscapes_are_those_of_every_position(model, data) -> None:
     np.testing.assert_allclose(found.curves[layer.name][1].numpy(), curve, rtol=0, atol=1e-6)
 
 
-def test_layers_are_grouped_under_the_budget(model) -> None:
-    def groups(budget: int) -> list[int]:
-        found = layer_groups(model.sliceable_layers, samples=12, value_bytes=4, landscape="pooled", budget_bytes=budget)
-        return [len(group) for group in found]
+class TestPasses:
+    """Two places of 10 and 30 neurons, three categories of 40 samples, float32."""
 
-    assert groups(10**9) == [3]
-    assert groups(1) == [1, 1, 1]
-    assert groups(3 * 4 * 11 * 4) == [2, 1]
+    VALUES: ClassVar = {"a": torch.zeros(1, 10, 4), "b": torch.zeros(1, 30, 1)}
+
+    def passes(self, budget: int, landscape: str = "pooled") -> list[list[tuple[str, int]]]:
+        plan = Plan([40, 40, 40], lambda labels: labels, landscape)
+        return plan.passes(self.VALUES, budget)
+
+    def test_one_if_all_fits(self) -> None:
+        everything = [(place, group) for place in "ab" for group in range(3)]
+        assert self.passes(10**9) == [everything]
+
+    def test_split_a_layer_by_category(self) -> None:
+        """Room for one category of b, and for two of a."""
+        budget = 40 * 30 * 4 + working_bytes(40, 30, 1)
+        found = self.passes(budget)
+        assert found[-2:] == [[("b", 1)], [("b", 2)]]
+        assert [part for parts in found for part in parts] == [(place, group) for place in "ab" for group in range(3)]
+        for parts in found:
+            held = sum(40 * self.VALUES[place].shape[1] * 4 for place, _ in parts)
+            assert held + max(working_bytes(40, self.VALUES[place].shape[1], 1) for place, _ in parts) <= budget
+
+    def test_too_small_a_budget_says_what_is_needed(self) -> None:
+        needed = 40 * 30 * 4 + working_bytes(40, 30, 1)
+        with pytest.raises(ConfigError, match=f"'b' on the 40 samples .* {needed:,} bytes.*samples_per_category"):
+            self.passes(needed - 1)
+
+    def test_flattened_outputs_count_their_positions(self) -> None:
+        needed = 40 * 40 * 4 + working_bytes(40, 10, 4)
+        assert self.passes(needed, "flattened")[:3] == [[("a", 0)], [("a", 1)], [("a", 2)]]
+        with pytest.raises(ConfigError, match="'a'"):
+            self.passes(needed - 1, "flattened")
 
 
 class TestBadData:
@@ -283,6 +343,18 @@ class TestFiles:
         ({"strategy": "random", "fraction": 2.0}, "fraction"),
         ({"samples_per_category": 3}, "samples_per_category"),
         ({"seed": -1}, "seed"),
+        ({"increment": 0}, "increment"),
+        ({"strategy": "global", "increment": 2}, "increment"),
+        ({"target_compression": 1.0}, "target_compression"),
+        ({"target_compression": 0.0}, "target_compression"),
+        ({"max_accuracy_drop": -0.1}, "max_accuracy_drop"),
+        ({"max_accuracy_drop": 1.0}, "max_accuracy_drop"),
+        ({"target_compression": 0.5, "max_accuracy_drop": 0.1}, "max_accuracy_drop"),
+        ({"target_compression": 0.5, "threshold": 0.9}, "target_compression"),
+        ({"strategy": "deeparc", "target_compression": 0.5}, "target_compression"),
+        ({"strategy": "deeparc", "fraction": 0.5}, "fraction"),
+        ({"resolved_cut": 0.5}, "resolved_cut"),
+        ({"target_compression": 0.5, "resolved_cut": 0.0}, "threshold"),
         ({"theta": 0.9}, "theta"),
     ],
 )
