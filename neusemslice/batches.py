@@ -39,6 +39,9 @@ def check_batches(data: Batches, model: SliceableModel) -> Iterator[tuple[Tensor
         checked = check_labels(labels, model.categories, number)
         first = checked if first is None else first
         require_same_kind(first, checked, number)
+        if is_regression(checked):
+            (output,) = model.graph_module.graph.output_node().all_input_nodes
+            require_no_softmax(ends_in_softmax=output.target != model.logits_node)
         yield inputs.to(model.device, model.dtype), checked.to(model.device)
     if samples == 0:
         raise DatasetError("The data has no samples.", hint="Pass at least one batch.")
@@ -112,6 +115,15 @@ def require_same_kind(first: Tensor, labels: Tensor, number: int) -> None:
         raise DatasetError(
             f"The labels of batch {number} are {labels.dtype}, those of the first batch {first.dtype}.",
             hint="Give whole numbers (categories) in all batches, or floating point targets in all.",
+        )
+
+
+def require_no_softmax(*, ends_in_softmax: bool) -> None:
+    """Raises DatasetError if a network that gives probabilities is asked for a regression."""
+    if ends_in_softmax:
+        raise DatasetError(
+            "The labels are floating point, the targets of a regression, but the network ends in a softmax.",
+            hint="Give the categories as whole numbers.",
         )
 
 

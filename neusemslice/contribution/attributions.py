@@ -90,6 +90,12 @@ class IntegratedGradients:
         return found
 
 
+METHODS: dict[str, type[Conductance | IntegratedGradients]] = {
+    "conductance": Conductance,
+    "integrated_gradients": IntegratedGradients,
+}
+
+
 def logits_network(model: SliceableModel) -> fx.GraphModule:
     """The model's network ending at its logits; the layers are the model's own."""
     graph = fx.Graph()

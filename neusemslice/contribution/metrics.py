@@ -26,7 +26,6 @@ from torch import Tensor
 
 from neusemslice.batches import is_regression
 from neusemslice.config import MetricName
-from neusemslice.contribution.attributions import Conductance, IntegratedGradients
 from neusemslice.contribution.deeplift import DeepLift
 from neusemslice.contribution.moments import Moments
 from neusemslice.contribution.readings import READING_QUANTITIES, LayerValues, ReadingPass
@@ -35,6 +34,10 @@ from neusemslice.tracing import SliceableModel
 
 Measure = Callable[[Tensor, Tensor], dict[str, LayerValues]]
 """(inputs [batch, *input shape], checked labels) -> quantity -> values of each layer."""
+
+
+Attribution = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""(inputs, targets [batch]) -> layer name -> contribution of each neuron to the target logit, [batch, neurons]."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +58,38 @@ class Metric:
 def prepare(model: SliceableModel, quantities: frozenset[str], baseline: Float[Tensor, "1 ..."]) -> list[Measure]:
     """The passes that measure the quantities, each quantity in one of them."""
     passes: list[Measure] = []
-    read = quantities & READING_QUANTITIES
-    if read:
-        passes.append(ReadingPass(model, read))
-    for quantity, method in _ATTRIBUTIONS.items():
-        if quantity in quantities:
-            passes.append(_TowardsCategories(quantity, method(model, baseline).contributions, model.categories))
+    if quantities & READING_QUANTITIES:
+        passes.append(ReadingPass(model, quantities & READING_QUANTITIES))
+    passes.extend(
+        _TowardsCategories(quantity, _attribution(quantity, model, baseline), model.categories)
+        for quantity in sorted(quantities - READING_QUANTITIES)
+    )
     return passes
+
+
+def _attribution(quantity: str, model: SliceableModel, baseline: Float[Tensor, "1 ..."]) -> Attribution:
+    if quantity == "deeplift":
+        return DeepLift(model, baseline).contributions
+    from neusemslice.contribution import attributions  # here, for captum takes a second to import
+
+    return attributions.METHODS[quantity](model, baseline).contributions
 
 
 class _TowardsCategories:
     """Contributions to the logit of each sample's own category, or to every output of a regression."""
 
-    def __init__(
-        self, quantity: str, contributions: Callable[[Tensor, Tensor], dict[str, Tensor]], categories: int
-    ) -> None:
+    def __init__(self, quantity: str, attribution: Attribution, categories: int) -> None:
         self._quantity = quantity
-        self._contributions = contributions
+        self._attribution = attribution
         self._categories = categories
 
     def __call__(
         self, inputs: Float[Tensor, "batch ..."], labels: Shaped[Tensor, "batch ..."]
     ) -> dict[str, LayerValues]:
         if not is_regression(labels):
-            return {self._quantity: self._contributions(inputs, labels)}
+            return {self._quantity: self._attribution(inputs, labels)}
         by_output = [
-            self._contributions(inputs, torch.full((len(inputs),), output, device=inputs.device))
+            self._attribution(inputs, torch.full((len(inputs),), output, device=inputs.device))
             for output in range(self._categories)
         ]
         return {self._quantity: {name: torch.stack([own[name] for own in by_output], dim=1) for name in by_output[0]}}
@@ -115,8 +124,6 @@ def _minmax(scores: Float64[Tensor, "categories neurons"]) -> Float64[Tensor, "c
     low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
     return torch.where(high > low, (scores - low) / (high - low), 0.0)
 
-
-_ATTRIBUTIONS = {"deeplift": DeepLift, "conductance": Conductance, "integrated_gradients": IntegratedGradients}
 
 METRICS: dict[MetricName, Metric] = {
     "avg": Metric("activation", _mean),
