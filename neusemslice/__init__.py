@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neusemslice.checkpoint import load_checkpoint as load_checkpoint
+    from neusemslice.comparison import Comparison as Comparison
+    from neusemslice.comparison import compare as compare
+    from neusemslice.comparison_config import ComparisonConfig as ComparisonConfig
     from neusemslice.config import SlicingConfig as SlicingConfig
     from neusemslice.contribution import Contributions as Contributions
     from neusemslice.contribution import score_neurons as score_neurons
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from neusemslice.tracing import trace as trace
 
 _HOME = {
+    "Comparison": "comparison",
+    "ComparisonConfig": "comparison_config",
     "Contributions": "contribution",
     "Evaluation": "evaluation",
     "ModelSlice": "slicing",
@@ -30,6 +35,7 @@ _HOME = {
     "SliceableModel": "tracing",
     "SlicingConfig": "config",
     "UnsupportedModelError": "errors",
+    "compare": "comparison",
     "evaluate": "evaluation",
     "load_checkpoint": "checkpoint",
     "restructure": "restructuring",

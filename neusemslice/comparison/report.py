@@ -1,0 +1,236 @@
+"""The comparison as a page: who keeps the most accuracy, the curves, and every number behind them."""
+
+from collections.abc import Iterator
+
+from neusemslice.comparison.charts import CONTROL, NO_VALUE, Line, legend, line_chart, percent, percent_axis
+from neusemslice.comparison.curves import Curve
+from neusemslice.comparison.page import figure, folded, page, paragraph, table
+from neusemslice.comparison.pilot_report import pilot_section
+from neusemslice.comparison.results import COLUMNS, Comparison
+from neusemslice.comparison.statistics import Area, PairedTest, value_at
+from neusemslice.config import cut_field
+
+_SIGNIFICANT = 0.05
+
+
+def to_html(comparison: Comparison) -> str:
+    """One HTML file that needs no other and loads nothing. All names are escaped."""
+    return page(
+        "Slicing strategies compared",
+        [
+            "<h1>Slicing strategies compared</h1>",
+            paragraph(summary(comparison), "lead"),
+            _models(comparison),
+            _curves(comparison),
+            _areas(comparison),
+            _equal_compression(comparison),
+            _tests(comparison),
+            *(pilot_section(study, comparison) for study in comparison.pilot),
+            _settings(comparison),
+        ],
+    )
+
+
+def summary(comparison: Comparison) -> str:
+    """Who wins where, in two or three sentences."""
+    if comparison.common_range is None:
+        return "The curves have no range of compressions in common, so no strategy can be said to win."
+    wins: dict[str, list[str]] = {}
+    for metric, strategy in comparison.winners.items():
+        wins.setdefault(strategy, []).append(metric)
+    low, high = comparison.common_range
+    every = f"with every metric ({_listed(list(comparison.winners))})"
+    clauses = (
+        f"{strategy} {every if metrics == list(comparison.winners) else f'with {_listed(metrics)}'}"
+        for strategy, metrics in wins.items()
+    )
+    best = max(comparison.areas, key=lambda area: area.mean)
+    return (
+        f"Averaged over compressions from {percent(low, 0)} to {percent(high, 0)}, the most accuracy is kept by "
+        f"{'; by '.join(clauses)}. Best of all is {_named(best)}: {percent(best.mean)}{_against_control(comparison)}"
+    )
+
+
+def _against_control(comparison: Comparison) -> str:
+    """The end of the summary: what a random choice keeps, and what is worse than it."""
+    control = next((area for area in comparison.areas if area.strategy == "random"), None)
+    if control is None:
+        return "."
+    words = f", against {percent(control.mean)} of a random choice of neurons."
+    worse = [_named(area) for area in comparison.areas if area.mean < control.mean]
+    return f"{words} Worse than the random choice: {_listed(worse)}." if worse else words
+
+
+def _named(area: Area) -> str:
+    return area.strategy if area.metric is None else f"{area.strategy} with {area.metric}"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _models(comparison: Comparison) -> str:
+    rows = [
+        [model.name, f"{model.parameters:,}", f"{model.flops:,}", percent(model.accuracy, 2)]
+        for model in comparison.models
+    ]
+    return table("", ["Whole network", "Parameters", "FLOPs a sample", "Accuracy"], rows)
+
+
+def _curves(comparison: Comparison) -> str:
+    groups = {metric: list(_lines(comparison, metric)) for metric in comparison.config.metrics}
+    drawn = [point for lines in groups.values() for line in lines for point in line.points]
+    whole = sum(model.accuracy for model in comparison.models) / len(comparison.models)
+    x = percent_axis("parameters removed", [left for left, _ in drawn])
+    y = percent_axis("accuracy", [whole, *(up for _, up in drawn)])
+    level = (whole, f"whole network {percent(whole)}")
+    charts = []
+    for metric, lines in groups.items():
+        title = f"Accuracy over compression with {metric}"
+        chart = line_chart(title, "; ".join(map(_described, lines)), x, y, lines, level=level)
+        charts.append(figure(metric, chart))
+    words = (
+        "Every point is the network itself after the removal, without any training, on data that the analysis has "
+        "not seen."
+    )
+    if len(comparison.models) > 1:
+        words += f" Bold lines are means over the {len(comparison.models)} models, thin lines are the models."
+    named = [line for line in next(iter(groups.values())) if not line.faint]
+    grid = f'<div class="charts">{"".join(charts)}</div>'
+    return f"<h2>Accuracy over compression</h2>{paragraph(words)}{legend(named)}{grid}"
+
+
+def _described(line: Line) -> str:
+    return f"{line.label}: " + ", ".join(f"{percent(up)} at {percent(left)}" for left, up in line.points)
+
+
+def _lines(comparison: Comparison, metric: str) -> Iterator[Line]:
+    """The strategies' lines with one metric."""
+    for number, strategy in enumerate(comparison.config.strategies):
+        look = CONTROL if strategy == "random" else number
+        curves = [c for c in comparison.curves if c.strategy == strategy and c.metric in (metric, None)]
+        if len(curves) == 1:
+            yield Line(strategy, look, tuple(sorted(comparison.points_of(curves[0]))), _notes(curves[0], comparison))
+            continue
+        for curve in curves:
+            yield Line(strategy, look, tuple(sorted(comparison.points_of(curve))), faint=True)
+        means = [(x, _mean_at(comparison, curves, x)) for x in _compressions(comparison)]
+        shown = [(x, mean) for x, mean in means if mean is not None]
+        notes = (f"{strategy}: {percent(mean, 2)} at {percent(x)} removed" for x, mean in shown)
+        yield Line(strategy, look, tuple(shown), tuple(notes))
+
+
+def _notes(curve: Curve, comparison: Comparison) -> tuple[str, ...]:
+    name = cut_field(curve.strategy)
+    points = sorted(curve.points, key=lambda point: (point.compression_rate, point.accuracy))
+    (whole,) = (model for model in comparison.models if model.name == curve.model)
+    return (
+        f"whole network: {percent(whole.accuracy, 2)}",
+        *(
+            f"{curve.strategy}: {percent(point.accuracy, 2)} at {percent(point.compression_rate)} removed "
+            f"({name} {point.cut:.4g}, {point.parameters:,} parameters)"
+            for point in points
+        ),
+    )
+
+
+def _compressions(comparison: Comparison) -> list[float]:
+    """Where curves are read off: the compressions asked for, or every tenth."""
+    return [0.0, *sorted(comparison.config.compressions or [tenth / 10 for tenth in range(1, 10)])]
+
+
+def _mean_at(comparison: Comparison, curves: list[Curve], x: float) -> float | None:
+    found = [value_at(comparison.points_of(curve), x) for curve in curves]
+    inside = [value for value in found if value is not None]
+    return sum(inside) / len(inside) if inside and len(inside) == len(found) else None
+
+
+def _areas(comparison: Comparison) -> str:
+    if comparison.common_range is None:
+        return ""
+    metrics = comparison.config.metrics
+    areas = {metric: comparison.areas_with(metric) for metric in metrics}
+    rows = [
+        [strategy, *(percent(areas[metric][strategy].mean, 2) for metric in metrics)]
+        for strategy in comparison.config.strategies
+    ]
+    best = {
+        (comparison.config.strategies.index(comparison.winners[metric]), column)
+        for column, metric in enumerate(metrics, start=1)
+    }
+    low, high = comparison.common_range
+    words = (
+        f"The area under each curve divided by the range that all curves cover, {percent(low)} to {percent(high)} of "
+        "the parameters removed: the mean accuracy over that range. The random choice ignores the metric."
+    )
+    return f"<h2>Area under the curve</h2>{paragraph(words)}{table('', ['Strategy', *metrics], rows, best)}"
+
+
+def _equal_compression(comparison: Comparison) -> str:
+    wanted = _compressions(comparison)[1:]
+    tables = []
+    for metric in comparison.config.metrics:
+        values = []
+        for strategy in comparison.config.strategies:
+            curves = [c for c in comparison.curves if c.strategy == strategy and c.metric in (metric, None)]
+            values.append([_mean_at(comparison, curves, x) for x in wanted])
+        best = {(row, column + 1) for column in range(len(wanted)) if (row := _highest(values, column)) is not None}
+        rows = [
+            [strategy, *(percent(value, 2) for value in row)]
+            for strategy, row in zip(comparison.config.strategies, values, strict=True)
+        ]
+        tables.append(table(metric, ["Strategy", *(percent(x, 0) for x in wanted)], rows, best))
+    words = "Read off the lines between the measured points; a dash where the strategy was not cut so far."
+    points = [
+        [str(cell) if not isinstance(cell, float) else f"{cell:.5g}" for cell in ("" if c is None else c for c in row)]
+        for row in comparison.rows()
+    ]
+    measured = folded(f"All {len(points)} measured points", table("", COLUMNS, points))
+    return f"<h2>Accuracy at equal compression</h2>{paragraph(words)}{''.join(tables)}{measured}"
+
+
+def _highest(values: list[list[float | None]], column: int) -> int | None:
+    """The row with the largest value of a column, None if it has no values."""
+    present = {row: value for row, cells in enumerate(values) if (value := cells[column]) is not None}
+    return max(present, key=lambda row: present[row]) if present else None
+
+
+def _tests(comparison: Comparison) -> str:
+    if len(comparison.models) < 2:
+        words = "With one model there is nothing to pair: compare several, such as one network trained anew each time."
+        return f"<h2>Tests</h2>{paragraph(words, 'soft')}"
+    header = ["Metric", "Strategies", "Difference", "95 % interval", "t", "p", "Cohen's d"]
+    rows = [_test_row(test) for test in comparison.tests]
+    best = {(row, 5) for row, test in enumerate(comparison.tests) if test.p is not None and test.p < _SIGNIFICANT}
+    words = (
+        f"The areas of two strategies, paired by model ({len(comparison.models)} models): two-sided t-test, not "
+        "corrected for the number of tests; Cohen's d is the mean difference divided by the standard deviation of the "
+        "differences. p below 0.05 stands out. A dash: the difference is the same for every model."
+    )
+    return f"<h2>Tests</h2>{paragraph(words)}{table('', header, rows, best)}"
+
+
+def _test_row(test: PairedTest) -> list[str]:
+    numbers = [f"{value:.3g}" if value is not None else NO_VALUE for value in (test.t, test.p, test.cohens_d)]
+    interval = NO_VALUE if test.low is None or test.high is None else f"{_points(test.low)} to {_points(test.high)}"
+    return [
+        test.metric,
+        f"{test.first} \N{MINUS SIGN} {test.second}",
+        _points(test.mean_difference),
+        interval,
+        *numbers,
+    ]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
+
+
+def _settings(comparison: Comparison) -> str:
+    values = comparison.config.to_dict()
+    rows = [
+        [name, ", ".join(f"{item}" for item in value) if isinstance(value, list) else f"{value}"]
+        for name, value in values.items()
+        if value != []
+    ]
+    return f"<h2>Settings</h2>{table('', ['Setting', 'Value'], rows)}"
