@@ -2,6 +2,7 @@
 
 NeuSemSliceError
 ├── ConfigError             a parameter is unknown, out of range, or contradicts another
+├── TargetError             no cut reaches the compression or accuracy that was asked for
 ├── UnsupportedModelError   the network has an operation the engine cannot slice exactly; names the node
 ├── ArchitectureError       an architecture description cannot be built
 ├── WeightsError            a weights file is damaged, does not fit the architecture, or holds NaN
@@ -36,6 +37,12 @@ class ConfigError(NeuSemSliceError):
     def __init__(self, message: str, *, field: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.field = field
+
+
+class TargetError(NeuSemSliceError):
+    """No cut reaches the compression or accuracy that was asked for; the message says what the nearest ones give."""
+
+    code = "target_unreachable"
 
 
 class UnsupportedModelError(NeuSemSliceError):

@@ -57,7 +57,10 @@ def slice_many(
 
     Args: and Raises: those of `slice_model`.
     """
+    from neusemslice.targets import check_targets, resolve_targets
+
     require_reiterable(data)
+    check_targets(configs, validation)
     progress = Progress(on_progress, should_stop)
     metrics = list(dict.fromkeys(config.metric for config in configs))
     scores = score_many(model, data, metrics, on_progress=on_progress, should_stop=should_stop)
@@ -65,7 +68,7 @@ def slice_many(
     for places in _with_same_features(configs):
         coverage = measure_coverage(model, data, [configs[place] for place in places], scores, progress)
         slices |= {place: _slice(model, configs[place], scores, coverage) for place in places}
-    return [slices[place] for place in range(len(configs))]
+    return resolve_targets(model, [slices[place] for place in range(len(configs))], validation, progress)
 
 
 def _with_same_features(configs: Sequence[SlicingConfig]) -> list[list[int]]:
