@@ -11,7 +11,7 @@ from torch import nn
 
 from neusemslice.errors import ArchitectureError
 from neusemslice.graph_spec import build_graph, place_layer
-from neusemslice.layer_types import CHANNELS, PROBABILITY, Keyword, check_keywords, show, suggest
+from neusemslice.layer_types import CHANNELS, FLAG, JOIN_TYPES, PROBABILITY, Keyword, check_keywords, show, suggest
 from neusemslice.layers import build_layer
 
 ENTRY_POINTS = "neusemslice.architectures"
@@ -19,6 +19,7 @@ Builder = Callable[[dict[str, Any]], nn.Module]
 
 _CLASSES = {"num_classes": CHANNELS}
 _DROPOUT = {**_CLASSES, "dropout": PROBABILITY}
+_TWO_DROPOUTS = {"dropout": PROBABILITY, "dropout_aux": PROBABILITY}
 
 TORCHVISION_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "alexnet": _DROPOUT,
@@ -34,8 +35,10 @@ TORCHVISION_KEYWORDS: dict[str, dict[str, Keyword]] = {
     **{f"efficientnet_b{size}": _DROPOUT for size in range(8)},
     **{f"efficientnet_v2_{size}": _DROPOUT for size in "sml"},
     **{f"convnext_{size}": _CLASSES for size in ("tiny", "small", "base", "large")},
+    "googlenet": {**_CLASSES, "aux_logits": FLAG, "transform_input": FLAG, **_TWO_DROPOUTS},
+    **{f"vit_{size}": {**_CLASSES, "image_size": CHANNELS} for size in ("b_16", "b_32", "l_16", "l_32")},
 }
-"""torchvision's convolutional classifiers and the keywords each takes here; weights are never downloaded."""
+"""torchvision's classifiers and the keywords each takes here; weights are never downloaded."""
 
 _LAYERS = {"layers": Keyword("a list of layers", lambda value: isinstance(value, list) and len(value) > 0)}
 _MLP = {
@@ -92,6 +95,12 @@ def _build_layers(kwargs: dict[str, Any]) -> nn.Module:
         fields = dict(description) if isinstance(description, dict) else description
         name = fields.pop("name", str(number)) if isinstance(fields, dict) else str(number)
         layer = build_layer(fields, where)
+        if type(layer).__name__ in JOIN_TYPES:
+            raise ArchitectureError(
+                f"{where} ({type(layer).__name__}) joins several values.",
+                where=where,
+                hint="A list of layers has one branch: use the builder 'graph'.",
+            )
         if not isinstance(name, str) or "." in name:
             raise ArchitectureError(f"{where}.name is {show(name)}.", where=f"{where}.name", hint="Use an identifier.")
         place_layer(network, name, layer, f"{where}.name")
@@ -107,7 +116,8 @@ def _required(values: dict[str, Any], name: str, known: dict[str, Keyword]) -> A
 def _build_torchvision(name: str, kwargs: dict[str, Any], device: str) -> nn.Module:
     checked = check_keywords(kwargs, TORCHVISION_KEYWORDS[name], "kwargs")
     models = import_module("torchvision.models")  # takes seconds, hence only here
-    return _build_foreign(getattr(models, name), f"torchvision/{name}", {**checked, "weights": None}, device)
+    fixed = {"weights": None, **({"init_weights": False} if name == "googlenet" else {})}
+    return _build_foreign(getattr(models, name), f"torchvision/{name}", {**checked, **fixed}, device)
 
 
 def _build_foreign(build: Callable[..., Any], name: str, kwargs: dict[str, Any], device: str) -> nn.Module:
@@ -115,7 +125,7 @@ def _build_foreign(build: Callable[..., Any], name: str, kwargs: dict[str, Any],
     try:
         with torch.device(device):
             network = build(**kwargs)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ArchitectureError(
             f"Builder {name!r} refuses its kwargs: {error}.", where="kwargs", hint="See the builder's documentation."
         ) from error

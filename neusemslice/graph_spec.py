@@ -3,7 +3,8 @@
     {"nodes": [{"name": "features.0", "type": "Conv2d", "kwargs": {...}, "inputs": ["input"]}, ...],
      "output": "classifier.6"}
 
-Names become submodule paths, and fx writes them into generated code: hence the strict grammar below.
+A node has one input, a join (Add, Multiply, Concat) several. Names become submodule paths, and fx writes them into
+generated code: hence the strict grammar below.
 """
 
 import keyword
@@ -20,6 +21,7 @@ INPUT = "input"
 _NODE_FIELDS = ("name", "type", "kwargs", "inputs")
 _ATOM = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}|[0-9]{1,9}", re.ASCII)
 _MAX_DEPTH = 20
+_INPUTS = {"Add": (2, 2), "Multiply": (2, 2), "Concat": (1, 1000)}
 _TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
 
@@ -43,10 +45,10 @@ def build_graph(kwargs: dict[str, Any]) -> fx.GraphModule:
     root = nn.Module()
     for number, node in enumerate(kwargs["nodes"]):
         where = f"kwargs.nodes[{number}]"
-        name, source = _check_node(node, values.keys(), where)
+        name, sources = _check_node(node, values.keys(), where)
         layer = build_layer({field: node[field] for field in ("type", "kwargs") if field in node}, where)
         place_layer(root, name, layer, f"{where}.name")
-        values[name] = graph.call_module(name, (values[source],))
+        values[name] = graph.call_module(name, tuple(values[source] for source in sources))
     output = kwargs["output"]
     if not isinstance(output, str) or output not in values or output == INPUT:
         raise ArchitectureError(
@@ -57,7 +59,7 @@ def build_graph(kwargs: dict[str, Any]) -> fx.GraphModule:
 
 
 def describe_graph(network: fx.GraphModule) -> dict[str, Any]:
-    """The inverse of `build_graph`, for nodes that are one placeholder, layers with one input, and one output.
+    """The inverse of `build_graph`, for nodes that are one placeholder, layers of values alone, and one output.
 
     Raises:
         ArchitectureError: a node is something else, or its layer cannot be described.
@@ -68,11 +70,11 @@ def describe_graph(network: fx.GraphModule) -> dict[str, Any]:
         if node.op == "placeholder" and not names:
             names[node] = INPUT
         elif node.op == "call_module":
-            source = _only_input(node)
-            nodes.append({"name": node.target, **_describe_leaf(network, node), "inputs": [names[source]]})
+            sources = [names[source] for source in _inputs(node)]
+            nodes.append({"name": node.target, **_describe_leaf(network, node), "inputs": sources})
             names[node] = node.target
         elif node.op == "output":
-            return {"nodes": nodes, "output": names[_only_input(node)]}
+            return {"nodes": nodes, "output": names[_inputs(node)[0]]}
         else:
             raise _unwritable(node)
     raise ArchitectureError("The graph has no output.", where="output", hint="Trace the network again.")
@@ -113,8 +115,8 @@ def place_layer(root: nn.Module, path: Any, layer: nn.Module, where: str) -> Non
     parent.add_module(atoms[-1], layer)
 
 
-def _check_node(node: Any, known: Any, where: str) -> tuple[Any, str]:
-    """Name and only input of a node."""
+def _check_node(node: Any, known: Any, where: str) -> tuple[Any, list[str]]:
+    """Name and inputs of a node."""
     if not isinstance(node, dict):
         raise ArchitectureError(f"{where} is {show(node)}.", where=where, hint=f"Give {', '.join(_NODE_FIELDS)}.")
     if unknown := [field for field in node if field not in _NODE_FIELDS]:
@@ -122,30 +124,38 @@ def _check_node(node: Any, known: Any, where: str) -> tuple[Any, str]:
             f"{where} has {show(unknown[0])}.", where=where, hint=suggest(str(unknown[0]), list(_NODE_FIELDS))
         )
     inputs = node.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], str):
+    least, most = _INPUTS.get(str(node.get("type")), (1, 1))
+    if (
+        not isinstance(inputs, list)
+        or not all(isinstance(name, str) for name in inputs)
+        or not least <= len(inputs) <= most
+    ):
+        wanted = "exactly one node" if most == 1 else f"{least} or more nodes" if most > least else f"{least} nodes"
         raise ArchitectureError(
-            f"{where}.inputs is {show(inputs)}.", where=f"{where}.inputs", hint='Name exactly one node, or "input".'
+            f"{where}.inputs is {show(inputs)}.", where=f"{where}.inputs", hint=f'Name {wanted}, or "input".'
         )
-    if inputs[0] not in known:
-        raise ArchitectureError(
-            f"{where}.inputs names {show(inputs[0])}, which is no earlier node.",
-            where=f"{where}.inputs",
-            hint='Name a node that stands before this one, or "input".',
-        )
-    return node.get("name"), inputs[0]
+    for name in inputs:
+        if name not in known:
+            raise ArchitectureError(
+                f"{where}.inputs names {show(name)}, which is no earlier node.",
+                where=f"{where}.inputs",
+                hint='Name a node that stands before this one, or "input".',
+            )
+    return node.get("name"), list(inputs)
 
 
-def _only_input(node: fx.Node) -> fx.Node:
-    if len(node.args) != 1 or not isinstance(node.args[0], fx.Node) or node.kwargs:
+def _inputs(node: fx.Node) -> list[fx.Node]:
+    sources = [arg for arg in node.args if isinstance(arg, fx.Node)]
+    if not sources or len(sources) != len(node.args) or node.kwargs:
         raise _unwritable(node)
-    return node.args[0]
+    return sources
 
 
 def _unwritable(node: fx.Node) -> ArchitectureError:
     return ArchitectureError(
         f"Node {node.name!r} ({node.op} {node.target}) cannot be written as data.",
         where=node.name,
-        hint="A network can be written when it is a graph of listed layers with one input each.",
+        hint="A network can be written when it is a graph of listed layers of values alone.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from neusemslice import graph_layers
 from neusemslice.errors import ArchitectureError
 
 MAX_CHANNELS = 1_000_000
@@ -77,6 +78,16 @@ _POSITIVE = Keyword("a number above 0", lambda value: _is_number(value) and valu
 _NOT_NEGATIVE = Keyword("a number from 0 on", lambda value: _is_number(value) and value >= 0)
 FLAG = Keyword("true or false", lambda value: isinstance(value, bool))
 _DIM = Keyword("an integer from -5 to 5", lambda value: _is_int(value, -5, 5))
+_DIMS = Keyword(
+    "a list of 1 to 5 integers from -5 to 5",
+    lambda value: isinstance(value, list) and 1 <= len(value) <= 5 and all(_is_int(dim, -5, 5) for dim in value),
+)
+_PLACE = Keyword(f"an integer from 0 to {MAX_CHANNELS}", lambda value: _is_int(value, 0, MAX_CHANNELS))
+_PLACES = Keyword(
+    "a list of integers from 0 on",
+    lambda value: isinstance(value, list) and 1 <= len(value) <= MAX_CHANNELS and all(map(_PLACE.accepts, value)),
+)
+_SIZES = Keyword("a list of 1 to 4 integers above 0", _is_shape)
 _DIVISOR = Keyword("an integer above 0 or null", lambda value: value is None or CHANNELS.accepts(value))
 
 
@@ -121,6 +132,7 @@ def _avg_pool(dimensions: int) -> dict[str, Keyword]:
 
 
 LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
+    "Add": {},
     "AdaptiveAvgPool1d": {"output_size": _target(1)},
     "AdaptiveAvgPool2d": {"output_size": _target(2)},
     "AdaptiveMaxPool1d": {"output_size": _target(1)},
@@ -131,6 +143,7 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "BatchNorm2d": _BATCH_NORM,
     "BatchNorm3d": _BATCH_NORM,
     "CELU": {"alpha": _POSITIVE},
+    "Concat": {"dim": _DIM},
     "Conv1d": _conv(1),
     "Conv2d": _conv(2),
     "Conv3d": _conv(3),
@@ -153,11 +166,22 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "LogSoftmax": {"dim": _DIM},
     "MaxPool1d": _max_pool(1),
     "MaxPool2d": _max_pool(2),
+    "Mean": {"dims": _DIMS, "keepdim": FLAG},
     "Mish": {},
+    "Multiply": {},
+    "Narrow": {"dim": _DIM, "start": _PLACE, "length": CHANNELS},
     "PReLU": {"num_parameters": CHANNELS, "init": _NUMBER},
+    "Permute": {"dims": _DIMS},
+    "Prepend": {"shape": _SIZES},
     "ReLU": {},
     "ReLU6": {},
+    "Reshape": {"shape": _SIZES},
     "SELU": {},
+    "Scale": {"shape": _SIZES},
+    "Scatter": {"kept": _PLACES, "size": CHANNELS, "dim": _DIM},
+    "Select": {"dim": _DIM, "index": _PLACE},
+    "SelfAttention": {"embed_dim": CHANNELS, "num_heads": CHANNELS, "bias": FLAG, "dropout": PROBABILITY},
+    "Shift": {"shape": _SIZES},
     "SiLU": {},
     "Sigmoid": {},
     "Softmax": {"dim": _DIM},
@@ -167,7 +191,11 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "Tanh": {},
     "Tanhshrink": {},
 }
-LAYER_TYPES: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in LAYER_KEYWORDS}
+LAYER_TYPES: dict[str, type[nn.Module]] = {
+    name: getattr(graph_layers, name, None) or getattr(nn, name) for name in LAYER_KEYWORDS
+}
+JOIN_TYPES = frozenset(join.__name__ for join in graph_layers.JOINS)
+"""Types that take several inputs, so that they stand in a graph only."""
 
 
 def suggest(name: str, known: list[str]) -> str:

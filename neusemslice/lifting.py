@@ -1,14 +1,30 @@
-"""Functions that compute what a layer computes (`F.relu`, `x.view(n, -1)`, ...), as the layer."""
+"""Functions that compute what a layer computes (`F.relu`, `a + b`, `x.view(n, -1)`, ...), as the layer."""
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 torch's own name for it
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from neusemslice.errors import UnsupportedModelError
+from neusemslice.graph_layers import (
+    Add,
+    Concat,
+    Mean,
+    Multiply,
+    Narrow,
+    Permute,
+    Prepend,
+    Reshape,
+    Scale,
+    Select,
+    Shift,
+)
+from neusemslice.observing import BATCH, Observations, Shape
 
 _MAX = "kernel_size stride padding dilation ceil_mode return_indices"
 _AVERAGE = "kernel_size stride padding ceil_mode count_include_pad divisor_override"
@@ -69,7 +85,10 @@ LIFTS: dict[Callable[..., Any] | str, tuple[type[nn.Module], str]] = {
 """Function or method name -> layer, and the function's parameters after the input, in order."""
 
 _NO_EFFECT = frozenset({"inplace", "_stacklevel"})
-HINT = "Use convolutions, linear layers, batch norms, elementwise activations, pooling, flatten and dropout."
+HINT = (
+    "Use convolutions, linear layers, norms, elementwise activations, pooling, flatten, dropout, sums, products, "
+    "concatenations and self-attention."
+)
 _MUST_BE_OFF = {
     "training": "Pass training=self.training, so that eval mode turns it off.",
     "return_indices": "The indices are a second value: leave return_indices out.",
@@ -77,70 +96,250 @@ _MUST_BE_OFF = {
 }
 
 
+@dataclass(frozen=True)
+class Lifted:
+    """A layer and the values it takes. `path` is where the caller keeps the layer's parameter, if it has one."""
+
+    layer: nn.Module
+    inputs: tuple[fx.Node, ...]
+    path: str | None = None
+
+
+class Call:
+    """A function or method in a traced graph."""
+
+    def __init__(self, node: fx.Node, place: str, network: nn.Module, observed: Observations) -> None:
+        self.node, self.place, self._network, self._observed = node, place, network, observed
+
+    def bind(self, names: str) -> dict[str, Any]:
+        """The arguments by name; what does not depend on the input is filled in, with BATCH for the batch size."""
+        values = dict(zip(names.split(), self.node.args, strict=False)) | self.node.kwargs
+        return dict(fx.node.map_arg(values, self._constant))
+
+    def rest(self) -> tuple[Any, ...]:
+        """The arguments after the first, a tuple of them as if it were spread."""
+        values = self.node.args[1:]
+        spread = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
+        return tuple(fx.node.map_arg(list(spread), self._constant))
+
+    def shape(self, node: fx.Node | None = None) -> Shape:
+        """Shape of a tensor, by default of the result."""
+        return self._observed.shapes[(node or self.node).name]
+
+    def sizes(self, node: fx.Node, dim: int) -> list[int]:
+        """Sizes of the tensors in a list along one dimension, not the first."""
+        return [shape[dim] for shape in self._observed.constants[node.name]]
+
+    def learned(self, value: Any) -> Tensor | None:
+        """The network's own tensor that a value is, or is an expansion of."""
+        while isinstance(value, fx.Node) and value.target == "expand":
+            value = value.args[0]
+        if not isinstance(value, fx.Node) or value.op != "get_attr":
+            return None
+        found: Any = self._network
+        for name in str(value.target).split("."):
+            found = getattr(found, name)
+        return found.detach() if isinstance(found, Tensor) else None
+
+    def is_value(self, value: Any) -> bool:
+        """Whether it is a tensor that depends on the input."""
+        return isinstance(value, fx.Node) and value.name not in self._observed.batchless and self.learned(value) is None
+
+    def require_value(self, value: Any) -> fx.Node:
+        """The one tensor that a function works on."""
+        if not self.is_value(value):
+            raise self.refused("works on something else than samples")
+        assert isinstance(value, fx.Node)
+        return value
+
+    def refused(self, reason: str, hint: str = HINT) -> UnsupportedModelError:
+        """The error for a call that no layer can stand for."""
+        return UnsupportedModelError(f"{describe(self.node)} at {self.place!r} {reason}.", node=self.place, hint=hint)
+
+    def _constant(self, node: fx.Node) -> Any:
+        return self._observed.constants.get(node.name, node)
+
+
 def describe(node: fx.Node) -> str:
     """The node's operation in the words of the network's author."""
     return node.name.rstrip("_0123456789") if node.op == "call_function" else str(node.target).rstrip("_")
 
 
-def is_shape_query(node: fx.Node) -> bool:
-    """Whether a node only asks for a tensor's size: `x.size(0)`, `x.shape[0]`."""
-    if node.op == "call_method":
-        return bool(node.target == "size")
-    if node.op == "call_function" and node.target is getattr:
-        return bool(node.args[1] == "shape")
-    return node.target is operator.getitem and isinstance(node.args[0], fx.Node) and is_shape_query(node.args[0])
-
-
-def unknown_operation(node: fx.Node, place: str) -> UnsupportedModelError:
-    """The error for a function that no supported layer computes."""
-    return UnsupportedModelError(
-        f"{describe(node)} at {place!r} is no layer that can be sliced.", node=place, hint=HINT
-    )
-
-
-def lift(node: fx.Node, place: str, input_shape: tuple[int, ...]) -> nn.Module:
-    """The layer that computes what a function or method node computes on an input of that shape.
+def lift(call: Call) -> Lifted | fx.Node:
+    """The layer that computes what a call computes, or the value that it passes on unchanged.
 
     Raises:
         UnsupportedModelError: the function is no layer the engine knows, or is called in a way that no layer offers.
     """
-    if node.target in ("view", "reshape"):
-        return _lift_view(node, place, input_shape)
-    if node.target not in LIFTS:
-        raise unknown_operation(node, place)
-    layer, names = LIFTS[node.target]
-    values = dict(zip(names.split(), node.args[1:], strict=False)) | node.kwargs
-    if node.target is F.dropout or layer in (nn.Dropout1d, nn.Dropout2d):
+    target = call.node.target
+    if target in LIFTS:
+        return _lift_simple(call, *LIFTS[target])
+    if target in _HANDLERS:
+        return _HANDLERS[target](call)
+    if getattr(target, "__name__", "") == "stochastic_depth":
+        return _lift_stochastic_depth(call)
+    raise call.refused("is no layer that can be sliced")
+
+
+def _lift_simple(call: Call, layer: type[nn.Module], names: str) -> Lifted:
+    values = call.bind(f"input {names}")
+    source = call.require_value(values.pop("input", None))
+    if call.node.target is F.dropout or layer in (nn.Dropout1d, nn.Dropout2d):
         values.setdefault("training", True)
     if layer is nn.Flatten:
         values = {"start_dim": 0, "end_dim": -1} | values
     for name, remedy in _MUST_BE_OFF.items():
         if values.pop(name, None):
-            raise UnsupportedModelError(f"{describe(node)} at {place!r} has {name} set.", node=place, hint=remedy)
+            raise call.refused(f"has {name} set", remedy)
     settings = {name: value for name, value in values.items() if name not in _NO_EFFECT}
-    if any(isinstance(value, fx.Node) for value in settings.values()):
-        raise UnsupportedModelError(
-            f"{describe(node)} at {place!r} has a setting that depends on its input.",
-            node=place,
-            hint="Give the setting as a number.",
+    if any(value is BATCH or isinstance(value, fx.Node) for value in settings.values()):
+        raise call.refused("has a setting that depends on its input", "Give the setting as a number.")
+    return Lifted(layer(**settings), (source,))
+
+
+def _lift_stochastic_depth(call: Call) -> fx.Node:
+    values = call.bind("input p mode training")
+    if values.get("training", True):
+        raise call.refused("has training set", _MUST_BE_OFF["training"])
+    return call.require_value(values["input"])
+
+
+def _pass_on(call: Call) -> fx.Node:
+    return call.require_value(call.node.args[0])
+
+
+def _lift_sum(call: Call) -> Lifted:
+    values = call.bind("one other alpha out")
+    if values.get("alpha", 1) != 1 or "out" in values:
+        raise call.refused("has alpha or out set")
+    return _lift_pair(call, values["one"], values["other"], Add, Shift)
+
+
+def _lift_product(call: Call) -> Lifted:
+    values = call.bind("one other")
+    return _lift_pair(call, values["one"], values["other"], Multiply, Scale)
+
+
+def _lift_pair(call: Call, one: Any, other: Any, join: type[nn.Module], learned: type[nn.Module]) -> Lifted:
+    """Two values, or a value and a parameter."""
+    if call.is_value(one) and call.is_value(other):
+        return Lifted(join(), (one, other))
+    for value, parameter in ((one, other), (other, one)):
+        tensor = call.learned(parameter)
+        if tensor is not None and call.is_value(value):
+            sample = call.shape(value)[1:]
+            tensor = tensor[0] if tensor.ndim == len(sample) + 1 and len(tensor) == 1 else tensor
+            if tensor.ndim <= len(sample) and torch.broadcast_shapes(tensor.shape, sample) == sample:
+                shape = (*[1] * (len(sample) - tensor.ndim), *tensor.shape)
+                layer = learned(shape).requires_grad_(requires_grad=False)
+                layer.weight = nn.Parameter(tensor.reshape(shape).clone(), requires_grad=False)
+                return Lifted(layer, (value,), str(parameter.target))
+    raise call.refused("has a number or another tensor as operand", "Join two branches, or a branch and a parameter.")
+
+
+def _lift_cat(call: Call) -> Lifted:
+    values = call.bind("tensors dim")
+    branches, dim = values["tensors"], values.get("dim", 0)
+    token = call.learned(branches[0])
+    if token is not None and len(branches) == 2 and dim == 1 and token.ndim == 3 and len(token) == 1:
+        layer = Prepend(tuple(token.shape[1:]))
+        layer.weight = nn.Parameter(token[0].clone(), requires_grad=False)
+        attribute = branches[0]
+        while attribute.op != "get_attr":
+            attribute = attribute.args[0]
+        return Lifted(layer, (call.require_value(branches[1]),), str(attribute.target))
+    if dim % len(call.shape()) == 0:
+        raise call.refused("joins the samples of batches", "Concatenate along another dimension than the first.")
+    return Lifted(Concat(dim), tuple(call.require_value(branch) for branch in branches))
+
+
+def _lift_mean(call: Call) -> Lifted:
+    values = call.bind("input dim keepdim")
+    source = call.require_value(values["input"])
+    dims = values.get("dim")
+    dims = (dims,) if isinstance(dims, int) else tuple(dims or ())
+    if not dims or any(dim % len(call.shape(source)) == 0 for dim in dims):
+        raise call.refused("takes the mean over the samples", "Name the dimensions, without the first.")
+    return Lifted(Mean(dims, values.get("keepdim", False)), (source,))
+
+
+def _lift_permute(call: Call) -> Lifted:
+    source = call.require_value(call.node.args[0])
+    rank = len(call.shape(source))
+    return _permuted(call, source, [dim % rank for dim in call.rest()])
+
+
+def _lift_transpose(call: Call) -> Lifted:
+    source = call.require_value(call.node.args[0])
+    dims = list(range(len(call.shape(source))))
+    one, other = (dim % len(dims) for dim in call.rest())
+    dims[one], dims[other] = dims[other], dims[one]
+    return _permuted(call, source, dims)
+
+
+def _permuted(call: Call, source: fx.Node, dims: list[int]) -> Lifted:
+    if dims[0] != 0:
+        raise call.refused("moves the samples away from the first dimension")
+    return Lifted(Permute(tuple(dims)), (source,))
+
+
+def _lift_reshape(call: Call) -> Lifted:
+    """The result's shape decides, whichever way it was asked for."""
+    source = call.require_value(call.node.args[0])
+    shape = call.shape()
+    if not call.is_value(call.node):
+        given = tuple("batch" if size is BATCH else size for size in call.rest())
+        raise call.refused(f"to {given} is no shape of the batch's samples", "Use torch.flatten(x, 1).")
+    flat = len(shape) == 2 and len(call.shape(source)) > 2
+    return Lifted(nn.Flatten() if flat else Reshape(shape[1:]), (source,))
+
+
+def _lift_item(call: Call) -> Lifted | fx.Node:
+    """A part of what chunk or split gives, the output of an attention, or one place of a dimension."""
+    source, index = call.node.args
+    assert isinstance(source, fx.Node)
+    if source.op == "call_module" and index == 0:
+        return source
+    if source.target in _CHUNKS and isinstance(index, int):
+        whole = call.require_value(source.args[0])
+        dim = next(
+            d for d, (part, size) in enumerate(zip(call.shape(), call.shape(whole), strict=True)) if part != size
         )
-    return layer(**settings)
+        sizes = call.sizes(source, dim)
+        start = [0, *accumulate(sizes)][index % len(sizes)]
+        return Lifted(Narrow(dim, start, sizes[index]), (whole,))
+    places = index if isinstance(index, tuple) else (index,)
+    chosen = [(dim, place) for dim, place in enumerate(places) if isinstance(place, int)]
+    if len(chosen) != 1 or chosen[0][0] == 0 or any(p != slice(None) for p in places if not isinstance(p, int)):
+        raise call.refused("takes more than one place of a dimension", "Use x[:, i], or torch.chunk.")
+    return Lifted(Select(*chosen[0]), (call.require_value(source),))
 
 
-def _lift_view(node: fx.Node, place: str, input_shape: tuple[int, ...]) -> nn.Flatten:
-    """`view(n, -1)`, in its usual spellings, is a flatten."""
-    given = node.args[1:]
-    target = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
-    features = torch.Size(input_shape[1:]).numel()
-    batch_first = len(target) == 2 and (target[0] == -1 or _is_batch_size(target[0]))
-    if batch_first and target[1] in (-1, features) and tuple(target) != (-1, -1):
-        return nn.Flatten()
-    raise UnsupportedModelError(
-        f"{describe(node)} at {place!r} to {tuple(target)} is no flatten of the batch's samples.",
-        node=place,
-        hint="Use torch.flatten(x, 1).",
+def _lift_layer_norm(call: Call) -> Lifted:
+    values = call.bind("input normalized_shape weight bias eps")
+    weight, bias = call.learned(values.get("weight")), call.learned(values.get("bias"))
+    layer = nn.LayerNorm(
+        tuple(values["normalized_shape"]),
+        eps=values.get("eps", 1e-5),
+        elementwise_affine=weight is not None,
+        bias=bias is not None,
     )
+    layer.load_state_dict({k: v for k, v in (("weight", weight), ("bias", bias)) if v is not None}, assign=True)
+    path = str(values["weight"].target).rpartition(".")[0] if weight is not None else ""
+    return Lifted(layer, (call.require_value(values["input"]),), path or None)
 
 
-def _is_batch_size(value: Any) -> bool:
-    return isinstance(value, fx.Node) and is_shape_query(value) and value.args[1:] == (0,)
+_CHUNKS = (torch.chunk, torch.split, "chunk", "split")
+_HANDLERS: dict[Callable[..., Any] | str, Callable[[Call], Lifted | fx.Node]] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _lift_sum),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _lift_product),
+    **dict.fromkeys((torch.cat, torch.concat), _lift_cat),
+    **dict.fromkeys((torch.mean, "mean"), _lift_mean),
+    **dict.fromkeys((torch.permute, "permute"), _lift_permute),
+    **dict.fromkeys((torch.transpose, "transpose"), _lift_transpose),
+    **dict.fromkeys((torch.reshape, "reshape", "view", "squeeze", "unsqueeze", "unflatten"), _lift_reshape),
+    **dict.fromkeys((torch.squeeze, torch.unsqueeze, torch.unflatten), _lift_reshape),
+    **dict.fromkeys(("contiguous", "clone", torch.clone), _pass_on),
+    operator.getitem: _lift_item,
+    F.layer_norm: _lift_layer_norm,
+}

@@ -1,14 +1,18 @@
 """Any supported network in one canonical form: a torch.fx graph of `nn` layers, each called once, none in place."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from neusemslice.errors import ArchitectureError, UnsupportedModelError
+from neusemslice.graph_layers import SelfAttention
 from neusemslice.layers import build_layer, describe_layer
-from neusemslice.lifting import HINT, describe, is_shape_query, lift, unknown_operation
+from neusemslice.lifting import HINT, Call, Lifted, describe, lift
+from neusemslice.observing import Observations, observe
 from neusemslice.roles import SUPPORTED
 
 INPUT = "input"
@@ -21,6 +25,9 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+_ATTENTION_ARGUMENTS = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask")
+_ATTENTION_ROUNDING = 1e-5
+"""torch computes attention in several ways, which round differently; everything else keeps its bits."""
 
 
 def lower(network: nn.Module, example_input: Tensor) -> fx.GraphModule:
@@ -35,16 +42,29 @@ def lower(network: nn.Module, example_input: Tensor) -> fx.GraphModule:
     """
     copied = _copy_for_tracing(network)
     traced = _trace(copied)
-    lowered = _Lowering(traced, _shapes(traced, example_input)).run()
-    with torch.no_grad():
+    lowered = _Lowering(traced, observe(traced, example_input)).run()
+    with torch.no_grad(), _slow_attention():
         expected, computed = copied(example_input), lowered(example_input)
-    if not torch.equal(expected, computed):
+    attends = any(isinstance(layer, nn.MultiheadAttention) for layer in copied.modules())
+    rounding = _ATTENTION_ROUNDING * expected.abs().max() if attends else 0.0
+    if not bool(((expected - computed).abs() <= rounding).all()):
         raise UnsupportedModelError(
             "The network does not compute its own traced graph on the example input: its output differs or has NaN.",
             node="output",
             hint="Look for in-place changes of a tensor that is used again, randomness in eval mode, and NaN weights.",
         )
     return lowered
+
+
+@contextmanager
+def _slow_attention() -> Iterator[None]:
+    """Without torch's fused inference path, whose rounding depends on the hardware."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _copy_for_tracing(network: nn.Module) -> nn.Module:
@@ -75,9 +95,16 @@ def _same_module(network: nn.Module, one: str, other: str) -> bool:
     return network.get_submodule(one) is network.get_submodule(other)
 
 
+class _Tracer(fx.Tracer):
+    """Sees the leaves of a canonical form as leaves."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in SUPPORTED or super().is_leaf_module(m, module_qualified_name)
+
+
 def _trace(network: nn.Module) -> fx.GraphModule:
     try:
-        traced = fx.GraphModule(network, fx.Tracer().trace(network))
+        traced = fx.GraphModule(network, _Tracer().trace(network))
     except Exception as error:
         raise UnsupportedModelError(
             f"The network cannot be traced: {_first_line(error)}",
@@ -103,40 +130,11 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _shapes(traced: fx.GraphModule, example_input: Tensor) -> dict[str, tuple[int, ...]]:
-    recorder = _ShapeRecorder(traced)
-    try:
-        with torch.no_grad():
-            recorder.run(example_input)
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"The network fails on an example input of shape {tuple(example_input.shape)}: {_first_line(error)}",
-            node="input",
-            hint="The example input needs a batch dimension and the shape and type that the first layer expects.",
-        ) from error
-    return recorder.shapes
-
-
-class _ShapeRecorder(fx.Interpreter):
-    """Runs a graph and keeps the shape of each tensor by its node's name."""
-
-    def __init__(self, traced: fx.GraphModule) -> None:
-        super().__init__(traced)
-        self.extra_traceback = False
-        self.shapes: dict[str, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.shapes[n.name] = tuple(value.shape)
-        return value
-
-
 class _Lowering:
     """Rewrites one traced graph, node by node."""
 
-    def __init__(self, traced: fx.GraphModule, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.traced, self.shapes = traced, shapes
+    def __init__(self, traced: fx.GraphModule, observed: Observations) -> None:
+        self.traced, self.observed = traced, observed
         self.graph = fx.Graph()
         self.layers: dict[str, nn.Module] = {}
         self.own_paths = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
@@ -144,69 +142,75 @@ class _Lowering:
     def run(self) -> fx.GraphModule:
         values: dict[fx.Node, fx.Node] = {}
         for node in self.traced.graph.nodes:
-            if is_shape_query(node):
-                continue
             if node.op == "placeholder":
                 values[node] = self.graph.placeholder(INPUT)
-                continue
-            if node.op == "output":
-                self.graph.output(values[node.args[0]])
-                continue
-            source = self._source(node)
-            if node.op == "call_method" and node.target == "contiguous":
-                values[node] = values[source]
-                continue
-            path, layer = self._layer(node, source)
-            self.layers[path] = layer
-            values[node] = self.graph.call_module(path, (values[source],))
+            elif node.op == "output":
+                self.graph.output(values[self._require_value(node.args[0])])
+            elif node.op == "call_module":
+                path, layer, sources = self._module(node)
+                values[node] = self._place(path, layer, [values[source] for source in sources])
+            elif node.op != "get_attr" and node.name in self.observed.shapes and not self._is_constant(node):
+                lifted = lift(Call(node, self._at(node), self.traced, self.observed))
+                if isinstance(lifted, Lifted):
+                    path = lifted.path or _join(_caller(node), type(lifted.layer).__name__.lower())
+                    layer = _rebuild(lifted.layer, self._at(node))
+                    values[node] = self._place(self._fresh(path), layer, [values[source] for source in lifted.inputs])
+                else:
+                    values[node] = values[lifted]
         lowered = fx.GraphModule(_modules(self.layers), self.graph)
         return lowered.eval().requires_grad_(requires_grad=False)
 
-    def _source(self, node: fx.Node) -> fx.Node:
-        """The one value that a node works on."""
-        place = self._place(node)
-        if node.op == "get_attr":
-            raise UnsupportedModelError(
-                f"{node.target!r} is used by forward itself, not by a layer.",
-                node=place,
-                hint="Put the tensor into a layer (nn.Linear, nn.Conv2d, ...).",
-            )
-        sources = [source for source in node.all_input_nodes if not is_shape_query(source)]
-        if len(sources) > 1:
-            raise UnsupportedModelError(
-                f"{describe(node)} at {place!r} joins {'two' if len(sources) == 2 else len(sources)} branches.",
-                node=place,
-                hint="Networks that are one sequence of layers can be sliced.",
-            )
-        if not sources or node.args[:1] != (sources[0],):
-            raise unknown_operation(node, place)
-        return sources[0]
+    def _place(self, path: str, layer: nn.Module, sources: list[fx.Node]) -> fx.Node:
+        self.layers[path] = layer
+        return self.graph.call_module(path, tuple(sources))
 
-    def _layer(self, node: fx.Node, source: fx.Node) -> tuple[str, nn.Module]:
-        """A node's layer, and the path where the canonical form keeps it."""
-        if node.op != "call_module":
-            layer = lift(node, self._place(node), self.shapes[source.name])
-            return self._fresh(_join(_caller(node), type(layer).__name__.lower())), layer
+    def _is_constant(self, node: fx.Node) -> bool:
+        """Whether it is the network's own tensor, repeated for each sample: what uses it takes the tensor itself."""
+        return Call(node, "", self.traced, self.observed).learned(node) is not None
+
+    def _require_value(self, value: Any) -> fx.Node:
+        if not isinstance(value, fx.Node) or value.op == "get_attr":
+            raise UnsupportedModelError(
+                "forward returns something else than what its layers compute.", node="output", hint="Return the logits."
+            )
+        return value
+
+    def _module(self, node: fx.Node) -> tuple[str, nn.Module, tuple[fx.Node, ...]]:
+        """A node's layer, the path where the canonical form keeps it, and what it works on."""
         path = str(node.target)
         layer = self.traced.get_submodule(path)
-        if len(node.args) != 1 or node.kwargs:
+        sources = tuple(arg for arg in node.args if isinstance(arg, fx.Node))
+        if isinstance(layer, nn.MultiheadAttention):
+            layer, sources = _self_attention(layer, node, path), sources[:1]
+        elif len(sources) != len(node.args) or node.kwargs:
             raise UnsupportedModelError(
-                f"{path!r} is called with more than one tensor.",
-                node=path,
-                hint="Networks of one branch can be sliced.",
+                f"{path!r} is called with more than tensors.", node=path, hint="Keep settings in the layer."
             )
+        if node.name in self.observed.batchless:
+            raise UnsupportedModelError(
+                f"{path!r} ({type(layer).__name__}) does not keep the samples of a batch apart.",
+                node=path,
+                hint="The first dimension has to be the batch, from the input to the output.",
+            )
+        for source in sources:
+            if source.op == "get_attr":
+                raise UnsupportedModelError(
+                    f"{source.target!r} is used by forward itself as an input of {path!r}.",
+                    node=str(source.target),
+                    hint="Parameters belong into layers (nn.Linear, nn.BatchNorm2d, ...).",
+                )
         if path not in self.layers:
-            return path, _rebuild(layer, path)
+            return path, _rebuild(layer, path), sources
         if layer.state_dict():
             raise UnsupportedModelError(
                 f"{path!r} ({type(layer).__name__}) is called twice with the same weights.",
                 node=path,
                 hint="Give each call a layer of its own.",
             )
-        return self._fresh(path), _rebuild(layer, path)
+        return self._fresh(path), _rebuild(layer, path), sources
 
-    def _place(self, node: fx.Node) -> str:
-        return str(node.target) if node.op in ("call_module", "get_attr") else _join(_caller(node), describe(node))
+    def _at(self, node: fx.Node) -> str:
+        return _join(_caller(node), describe(node))
 
     def _fresh(self, path: str) -> str:
         """`path`, numbered if a layer or a container of layers has it already."""
@@ -216,6 +220,26 @@ class _Lowering:
             number += 1
             fresh = f"{path}_{number}"
         return fresh
+
+
+def _self_attention(layer: nn.MultiheadAttention, node: fx.Node, path: str) -> SelfAttention:
+    """The attention of a value to itself, as a layer of one input."""
+    settings = dict(
+        zip(("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask"), node.args, strict=False)
+    )
+    settings |= node.kwargs
+    same = settings["query"] is settings.get("key") and settings["query"] is settings.get("value")
+    masked = any(settings.get(name) is not None for name in ("key_padding_mask", "attn_mask"))
+    plain = layer.batch_first and layer._qkv_same_embed_dim and layer.bias_k is None and not layer.add_zero_attn  # noqa: SLF001 torch shows it nowhere else
+    if not same or masked or not plain or settings.get("need_weights", True) or settings.get("is_causal"):
+        raise UnsupportedModelError(
+            f"{path!r} (MultiheadAttention) is more than the attention of one value to itself.",
+            node=path,
+            hint="Call it as attention(x, x, x, need_weights=False), with batch_first=True and no mask.",
+        )
+    attention = SelfAttention(layer.embed_dim, layer.num_heads, layer.in_proj_bias is not None, layer.dropout)
+    attention.load_state_dict(layer.state_dict(), assign=True)
+    return attention
 
 
 def _modules(layers: dict[str, nn.Module]) -> nn.Module:

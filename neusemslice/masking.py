@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, fx, nn
 
-from neusemslice.errors import SliceMismatchError
-from neusemslice.tracing import SliceableLayer, SliceableModel
+from neusemslice.cutting import Branches, cut_neurons
+from neusemslice.roles import is_producer
+from neusemslice.tracing import SliceableModel
 
 _MASK = "neuron_mask"
 
@@ -18,53 +19,43 @@ class NeuronMask(nn.Module):
 
     keep: Tensor
 
-    def __init__(self, keep: Bool[Tensor, " neurons"]) -> None:
+    def __init__(self, keep: Bool[Tensor, "..."]) -> None:
         super().__init__()
         self.register_buffer("keep", keep)
 
     def forward(self, value: Tensor) -> Tensor:
-        """`value` is [batch, neurons * positions of a flatten, …]."""
-        per_neuron = self.keep.repeat_interleave(value.shape[1] // len(self.keep))
-        return value * per_neuron.view(1, -1, *[1] * (value.ndim - 2))
+        """`value` is [batch, *shape], and `keep` has that shape or is broadcast to it."""
+        return value * self.keep
 
 
-def mask_neurons(model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]]) -> fx.GraphModule:
-    """A copy of the network in which only the kept neurons speak, silenced at their read place.
+def mask_neurons(
+    model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]], branches: Branches = "union"
+) -> fx.GraphModule:
+    """A copy of the network in which only the kept neurons speak: the others are zero for every layer that reads them.
+
+    Args:
+        keep: a mask for layers by name; layers that are not named stay whole.
+        branches: what happens where branches are added up, see `neusemslice.cutting.Branches`.
 
     Raises:
         SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
     """
+    cut = cut_neurons(model, keep, branches)
     masked = copy.deepcopy(model.graph_module)
     nodes = {node.target: node for node in masked.graph.nodes if node.op == "call_module"}
-    for number, (layer, mask) in enumerate(check_keep(model, keep)):
-        name = f"{_MASK}_{number}"
-        masked.add_submodule(name, NeuronMask(mask.to(model.device)))
-        read = nodes[layer.read_node]
-        with masked.graph.inserting_after(read):
-            silenced = masked.graph.call_module(name, (read,))
-        read.replace_all_uses_with(silenced, delete_user_cb=lambda user, new=silenced: user is not new)
+    places = [(nodes[model.layer(name).branch[-1]], None) for name in cut.scattered]
+    places += [(node.args[0], node) for node in nodes.values() if is_producer(masked.get_submodule(node.target))]
+    number = 0
+    for value, reader in places:
+        present = cut.present(value.target) if value.op == "call_module" else torch.ones(1, dtype=torch.bool)
+        if bool(present.all()):
+            continue
+        name, number = f"{_MASK}_{number}", number + 1
+        masked.add_submodule(name, NeuronMask(present.to(model.device)))
+        with masked.graph.inserting_after(value):
+            silenced = masked.graph.call_module(name, (value,))
+        value.replace_all_uses_with(
+            silenced, delete_user_cb=lambda user, new=silenced, only=reader: user is not new and only in (None, user)
+        )
     masked.recompile()
     return masked
-
-
-def check_keep(
-    model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]]
-) -> list[tuple[SliceableLayer, Bool[Tensor, " _"]]]:
-    """The layers that `keep` names, with their masks.
-
-    Raises:
-        SliceMismatchError: a layer is unknown, a mask has another length than the layer has neurons, or keeps none.
-    """
-    layers = {layer.name: layer for layer in model.sliceable_layers}
-    checked = []
-    for name, mask in keep.items():
-        if name not in layers or mask.dtype != torch.bool or mask.shape != (layers[name].neurons,):
-            offered = f"{layers[name].neurons} neurons" if name in layers else f"no such layer among {list(layers)}"
-            raise SliceMismatchError(
-                f"The keep mask of {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; the model has {offered}.",
-                hint="Give a boolean for each neuron of a sliceable layer.",
-            )
-        if not bool(mask.any()):
-            raise SliceMismatchError(f"The keep mask of {name!r} keeps no neuron.", hint="Keep at least one.")
-        checked.append((layers[name], mask))
-    return checked

@@ -47,7 +47,7 @@ class Reader(fx.Interpreter):
                 "The network's output on a batch is NaN or infinite.",
                 hint="Check the values and normalisation of the inputs, and the network's weights.",
             )
-        return Reading(self._values, self._logits)
+        return Reading({layer.name: self._values[layer.name] for layer in self._model.sliceable_layers}, self._logits)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

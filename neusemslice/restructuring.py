@@ -11,13 +11,14 @@ from jaxtyping import Bool
 from torch import Tensor, fx, nn
 
 from neusemslice.checkpoint import save_checkpoint
+from neusemslice.cutting import Branches, Cut, cut_neurons
 from neusemslice.errors import RestructureError, SliceMismatchError
-from neusemslice.masking import check_keep, mask_neurons
+from neusemslice.graph_layers import Scatter
+from neusemslice.masking import mask_neurons
 from neusemslice.profiling import count_flops, count_parameters
 from neusemslice.progress import OnProgress, Progress, ShouldStop
-from neusemslice.roles import HEADS, PRODUCERS
 from neusemslice.slicing import ModelSlice
-from neusemslice.surgery import SURGEONS, Indices, keep_inputs, keep_outputs, positions_of
+from neusemslice.surgery import cut_layer
 from neusemslice.tracing import SliceableModel
 
 PROBE_SAMPLES = 8
@@ -73,6 +74,7 @@ def restructure(
     model: SliceableModel,
     slice_: ModelSlice | Mapping[str, Bool[Tensor, " _"]],
     *,
+    branches: Branches = "union",
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Restructured:
@@ -82,6 +84,7 @@ def restructure(
 
     Args:
         slice_: a slice of this model, or a keep mask for each layer (layers that are not named stay whole).
+        branches: what happens where branches are added up, see `neusemslice.cutting.Branches`.
 
     Raises:
         SliceMismatchError: the slice belongs to another model.
@@ -97,11 +100,11 @@ def restructure(
         keep = slice_.merged()
     else:
         keep = dict(slice_)
-    checked = check_keep(model, keep)
     progress.report("restructure", 0, 2)
-    smaller = _remove(model, {layer.name: mask.nonzero()[:, 0].cpu() for layer, mask in checked})
+    cut = cut_neurons(model, keep, branches)
+    smaller = _remove(cut)
     progress.report("restructure", 1, 2)
-    difference = _prove(model, mask_neurons(model, keep), smaller)
+    difference = _prove(model, mask_neurons(model, keep, branches), smaller)
     before, after = count_parameters(model.graph_module), count_parameters(smaller)
     report = RestructureReport(
         parameters_before=before,
@@ -109,59 +112,52 @@ def restructure(
         compression_rate=1 - after / before,
         flops_before=count_flops(model.graph_module, model.input_shape),
         flops_after=count_flops(smaller, model.input_shape),
-        layers={layer.name: LayerCount(int(mask.sum()), layer.neurons) for layer, mask in checked},
+        layers={
+            layer.name: LayerCount(smaller.get_parameter(f"{layer.name}.weight").shape[0], layer.neurons)
+            for layer in model.sliceable_layers
+        },
         max_relative_difference=difference,
     )
     progress.report("restructure", 2, 2)
     return Restructured(smaller.requires_grad_(requires_grad=True), model.input_shape, report)
 
 
-def parameters_after(model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]]) -> int:
+def parameters_after(
+    model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]], branches: Branches = "union"
+) -> int:
     """Parameters of the network restructured to these keep masks, without its proof.
 
     Raises:
         SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
     """
-    return count_parameters(
-        _remove(model, {layer.name: mask.nonzero()[:, 0] for layer, mask in check_keep(model, keep)})
-    )
+    return count_parameters(_remove(cut_neurons(model, keep, branches)))
 
 
-def _remove(model: SliceableModel, kept: Mapping[str, Indices]) -> fx.GraphModule:
-    """Walk from the input to the logits and cut each layer to the features that are left."""
-    smaller = copy.deepcopy(model.graph_module)
-    features = _features_through(model)
-    passing: Indices | None = None
+def _remove(cut: Cut) -> fx.GraphModule:
+    """Every layer cut to what is left of the values that it reads and computes."""
+    smaller = copy.deepcopy(cut.model.graph_module)
     for node in smaller.graph.nodes:
-        if node.op != "call_module":
-            continue
-        layer = smaller.get_submodule(node.target)
-        if isinstance(layer, PRODUCERS):
-            cut = layer if passing is None else keep_inputs(layer, passing)
-            passing = kept.get(node.target)
-            cut = cut if passing is None else keep_outputs(cut, passing)
-        elif passing is None or isinstance(layer, HEADS):
-            continue
-        else:
-            if isinstance(layer, nn.Flatten):
-                before, after = features[node.target]
-                passing = positions_of(passing, after // before)
-            cut = SURGEONS[type(layer)](layer, passing)
-        smaller.set_submodule(node.target, cut)
+        if node.op == "call_module":
+            layer = smaller.get_submodule(node.target)
+            smaller.set_submodule(node.target, cut_layer(layer, cut.read_by(node), cut.present(node.target)))
+    for name in cut.scattered:
+        _scatter(smaller, cut, cut.model.layer(name).branch[-1])
+    smaller.recompile()
     return smaller
 
 
-def _features_through(model: SliceableModel) -> dict[str, tuple[int, int]]:
-    """Size of dimension 1, where the neurons are, before and after each layer."""
-    features: dict[str, tuple[int, int]] = {}
-    value = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
-    with torch.no_grad():
-        for node in model.graph_module.graph.nodes:
-            if node.op == "call_module":
-                result = model.graph_module.get_submodule(node.target)(value)
-                features[node.target] = value.shape[1], result.shape[1]
-                value = result
-    return features
+def _scatter(smaller: fx.GraphModule, cut: Cut, end: str) -> None:
+    """Put what is left of a branch at its places among the others."""
+    own, joined = cut.present(end), cut.joined(end)
+    axis = next(dim for dim, size in enumerate(joined.shape) if size > 1)
+    places = own.flatten()[joined.flatten()].nonzero()[:, 0].tolist()
+    container, dot, name = end.rpartition(".")
+    path = f"{container}{dot}scatter_{name}"
+    smaller.add_submodule(path, Scatter(places, int(joined.sum()), axis + 1))
+    (value,) = smaller.graph.find_nodes(op="call_module", target=end)
+    with smaller.graph.inserting_after(value):
+        scattered = smaller.graph.call_module(path, (value,))
+    value.replace_all_uses_with(scattered, delete_user_cb=lambda user: user is not scattered)
 
 
 def _prove(model: SliceableModel, masked: nn.Module, smaller: nn.Module) -> float:

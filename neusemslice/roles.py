@@ -2,8 +2,23 @@
 
 from torch import nn
 
-PRODUCERS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""Layers with neurons of their own: one per output channel or feature."""
+from neusemslice.graph_layers import (
+    JOINS,
+    Mean,
+    Narrow,
+    Permute,
+    Prepend,
+    Reshape,
+    Scale,
+    Scatter,
+    Select,
+    SelfAttention,
+    Shift,
+)
+
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+PRODUCERS: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
+"""Layers with neurons of their own: one per output channel or feature. A depthwise convolution has none (see below)."""
 
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """In eval mode an affine map of each neuron by itself. It moves zero, so a neuron is read after it."""
@@ -36,10 +51,46 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (
 MAX_POOLS: tuple[type[nn.Module], ...] = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
 AVERAGE_POOLS: tuple[type[nn.Module], ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 POOLS = (*MAX_POOLS, *AVERAGE_POOLS)
-CARRIERS: tuple[type[nn.Module], ...] = (*POOLS, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity)
+CARRIERS: tuple[type[nn.Module], ...] = (
+    *POOLS,
+    Mean,
+    nn.Flatten,
+    Permute,
+    Select,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Identity,
+)
 """Layers that keep neurons apart and a zero neuron zero: they may stand between a neuron and its consumer."""
 
-HEADS: tuple[type[nn.Module], ...] = (nn.Softmax, nn.LogSoftmax)
-"""Accepted at the very end only, where they are left out: contributions are to the logits."""
+LEARNED: tuple[type[nn.Module], ...] = (Shift, Scale)
+"""Elementwise with a parameter of the value's shape, which is cut with the value."""
 
-SUPPORTED = frozenset((*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *HEADS))
+MIXERS: tuple[type[nn.Module], ...] = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.Softmax,
+    nn.LogSoftmax,
+    SelfAttention,
+    Reshape,
+    Narrow,
+    Prepend,
+    Scatter,
+)
+"""Layers whose outputs depend on all of their inputs, or on where these stand: what they read has to stay whole."""
+
+HEADS: tuple[type[nn.Module], ...] = (nn.Softmax, nn.LogSoftmax)
+"""Left out at the very end, where they turn logits into probabilities: contributions are to the logits."""
+
+SUPPORTED = frozenset((*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *LEARNED, *JOINS, *MIXERS))
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether a convolution filters each neuron by itself: it passes neurons on and has none of its own."""
+    return isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and 1 < layer.groups == layer.in_channels
+
+
+def is_producer(layer: nn.Module) -> bool:
+    """Whether a layer has neurons of its own."""
+    return isinstance(layer, PRODUCERS) and not is_depthwise(layer)

@@ -1,15 +1,43 @@
-"""Cutting one layer down to some of its outputs or inputs. Each function returns a new layer."""
+"""Cutting one layer down to some of its outputs and inputs. Each function returns a new layer."""
 
 import copy
-from collections.abc import Callable
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from neusemslice.roles import ACTIVATIONS, CARRIERS, NORMS
+from neusemslice.graph_layers import Reshape
+from neusemslice.roles import LEARNED, NORMS, is_depthwise, is_producer
 
 Indices = Int64[Tensor, " kept"]
+Present = Bool[Tensor, "..."]
+"""For each place of a sample's value, whether it is left; dimensions along which nothing changes may have size one."""
+
+
+def cut_layer(layer: nn.Module, before: Present, after: Present) -> nn.Module:
+    """The layer that computes what is left after it from what is left before it.
+
+    Args:
+        before: what is left of the value that it reads.
+        after: what is left of the value that it computes. Neurons are along one dimension of each.
+    """
+    axis = -1 if isinstance(layer, nn.Linear) else 0
+    if is_depthwise(layer) and not after.all():
+        return keep_channels(layer, _along(before, 0), _along(after, 0))
+    if is_producer(layer):
+        smaller = layer if before.all() else keep_inputs(layer, _along(before, axis))
+        return copy.deepcopy(smaller) if after.all() else keep_outputs(smaller, _along(after, axis))
+    if after.all():
+        return copy.deepcopy(layer)
+    if isinstance(layer, NORMS):
+        return keep_norm(layer, _along(before, 0))
+    if isinstance(layer, nn.PReLU):
+        return keep_slopes(layer, _along(before, 0))
+    if isinstance(layer, LEARNED):
+        return keep_learned(layer, after)
+    if isinstance(layer, Reshape):
+        return keep_shape(layer, after)
+    return copy.deepcopy(layer)
 
 
 def keep_outputs(layer: nn.Module, kept: Indices) -> nn.Module:
@@ -22,10 +50,28 @@ def keep_outputs(layer: nn.Module, kept: Indices) -> nn.Module:
 
 
 def keep_inputs(layer: nn.Module, kept: Indices) -> nn.Module:
-    """A convolution or linear layer that reads only the input channels or features `kept`."""
+    """A convolution or linear layer that reads only the input channels or features `kept`.
+
+    A grouped convolution has to keep equally many in each of its groups.
+    """
     smaller = copy.deepcopy(layer)
-    _select(smaller, "weight", kept, 1)
+    groups = getattr(layer, "groups", 1)
+    if groups == 1:
+        _select(smaller, "weight", kept, 1)
+    else:
+        weight = layer.get_parameter("weight")
+        of_group = (kept % weight.shape[1]).view(groups, -1).to(weight.device)
+        parts = zip(weight.detach().chunk(groups), of_group, strict=True)
+        cut = torch.cat([part.index_select(1, own) for part, own in parts])
+        smaller.weight = nn.Parameter(cut, requires_grad=weight.requires_grad)
     setattr(smaller, "in_features" if isinstance(layer, nn.Linear) else "in_channels", len(kept))
+    return smaller
+
+
+def keep_channels(layer: nn.Module, inputs: Indices, outputs: Indices) -> nn.Module:
+    """A depthwise convolution of only some channels."""
+    smaller = keep_outputs(layer, outputs)
+    smaller.in_channels = smaller.groups = len(inputs)  # type: ignore[assignment]
     return smaller
 
 
@@ -38,26 +84,33 @@ def keep_norm(layer: nn.Module, kept: Indices) -> nn.Module:
     return smaller
 
 
-def keep_slopes(layer: nn.Module, kept: Indices) -> nn.Module:
+def keep_slopes(layer: nn.PReLU, kept: Indices) -> nn.Module:
     """A PReLU of only the features `kept`, if it has a slope for each."""
     smaller = copy.deepcopy(layer)
-    if isinstance(smaller, nn.PReLU) and smaller.num_parameters > 1:
+    if smaller.num_parameters > 1:
         _select(smaller, "weight", kept, 0)
         smaller.num_parameters = len(kept)
     return smaller
 
 
-def keep_all(layer: nn.Module, _: Indices) -> nn.Module:
-    """A layer that has nothing for each feature."""
-    return copy.deepcopy(layer)
+def keep_learned(layer: nn.Module, left: Present) -> nn.Module:
+    """A shift or scale of only the places that are left."""
+    smaller = copy.deepcopy(layer)
+    for dim in range(-left.ndim, 0):
+        if left.shape[dim] > 1 and layer.get_parameter("weight").shape[dim] > 1:
+            _select(smaller, "weight", _along(left, dim), dim)
+    smaller.shape = tuple(smaller.get_parameter("weight").shape)  # type: ignore[assignment]
+    return smaller
 
 
-SURGEONS: dict[type[nn.Module], Callable[[nn.Module, Indices], nn.Module]] = {
-    **dict.fromkeys(NORMS, keep_norm),
-    **dict.fromkeys((*ACTIVATIONS, *CARRIERS), keep_all),
-    nn.PReLU: keep_slopes,
-}
-"""What becomes of a layer between two producers when only some features pass through it."""
+def keep_shape(layer: Reshape, left: Present) -> nn.Module:
+    """A reshape to as many places as are left."""
+    return Reshape([size if left.shape[dim] == 1 else len(_along(left, dim)) for dim, size in enumerate(layer.shape)])
+
+
+def _along(left: Present, dim: int) -> Indices:
+    """Which places are left along one dimension, the only one along which anything is gone."""
+    return left.movedim(dim, 0).flatten().nonzero()[:, 0]
 
 
 def _select(layer: nn.Module, name: str, kept: Indices, dimension: int) -> None:
@@ -69,8 +122,3 @@ def _select(layer: nn.Module, name: str, kept: Indices, dimension: int) -> None:
         setattr(layer, name, nn.Parameter(selected, requires_grad=tensor.requires_grad))
     else:
         setattr(layer, name, selected)
-
-
-def positions_of(kept: Indices, positions: int) -> Int64[Tensor, " places"]:
-    """Where the kept channels' values are after a flatten that gives each channel `positions` places."""
-    return (kept[:, None] * positions + torch.arange(positions)).flatten()

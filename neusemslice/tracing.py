@@ -5,16 +5,19 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
+from neusemslice.coupling import Couplings, Labels, find_couplings
 from neusemslice.errors import UnsupportedModelError
+from neusemslice.graph_layers import Reshape
 from neusemslice.layers import describe_layer
 from neusemslice.lowering import lower
-from neusemslice.roles import ACTIVATIONS, CARRIERS, HEADS, NORMS, POOLS, PRODUCERS
+from neusemslice.observing import Shape
+from neusemslice.roles import CARRIERS, HEADS, NORMS
 
 
 @dataclass(frozen=True)
@@ -24,19 +27,24 @@ class SliceableLayer:
     Attributes:
         name: path of the producer, the convolution or linear layer.
         neurons: its output channels or features.
-        read_node: path of the layer whose output is the neurons' value: the last norm or activation before the next
-            producer, or the producer itself. Only there is setting a neuron to zero the same as removing it.
-        spatial: positions per neuron in that value, which is [batch, neurons * spatial] up to reshaping.
+        branch: paths from the producer to the last layer that has it as only source and works on each neuron by itself
+            (norms, activations, pools, depthwise convolutions).
+        read_node: the one of them whose output is the neurons' value: the last that can move a zero. From there on,
+            setting a neuron to zero is removing it.
+        axis: dimension of that value along which the neurons are.
+        spatial: positions per neuron in that value.
     """
 
     name: str
     neurons: int
+    branch: tuple[str, ...]
     read_node: str
+    axis: int
     spatial: int
 
     def per_neuron(self, value: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch neurons positions"]:
         """The read node's output with one row per neuron (also when a flatten lies between)."""
-        return value.reshape(len(value), self.neurons, self.spatial)
+        return value.movedim(self.axis, 1).reshape(len(value), self.neurons, self.spatial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +58,7 @@ class SliceableModel:
         sliceable_layers: in forward order, without the final classifier, whose neurons are the categories.
         logits_node: path of the layer that computes the logits: the last one, or the one before a trailing softmax.
         fingerprint: SHA-256 of the structure and all tensors.
+        couplings: which values hold which neurons, and which neurons stay or go together.
     """
 
     graph_module: fx.GraphModule
@@ -58,6 +67,18 @@ class SliceableModel:
     sliceable_layers: tuple[SliceableLayer, ...]
     logits_node: str
     fingerprint: str
+    couplings: Couplings
+
+    @property
+    def coupled(self) -> tuple[tuple[str, ...], ...]:
+        """Sets of sliceable layers whose neurons stay or go together, since their values are added or multiplied."""
+        return self.couplings.coupled(layer.name for layer in self.sliceable_layers)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Coupled layers whose own branch can lose neurons that the sum keeps."""
+        balanced = {balance.layer for balance in self.couplings.balances}
+        return tuple(name for names in self.coupled for name in names if name not in balanced)
 
     def forward(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch categories"]:
         """The network's own output, which a trailing softmax makes probabilities."""
@@ -92,8 +113,9 @@ class SliceableModel:
 def trace(network: nn.Module, example_input: Float[Tensor, "batch ..."]) -> SliceableModel:
     """The network in the form that everything else works on; `network` itself is left as it is, its hooks are left out.
 
-    Supported are networks that are one sequence of convolutions (1d to 3d, not grouped), linear layers, batch norms,
-    elementwise activations, pooling, flatten, dropout and identity, written as layers or as functions.
+    Supported are graphs of convolutions (1d to 3d, also grouped and depthwise), linear layers, norms, elementwise
+    activations, pooling, flatten, dropout, sums, products and concatenations of branches, and self-attention, written
+    as layers or as functions. Layers whose neurons cannot be removed exactly stay whole: they are not sliceable.
 
     Args:
         network: any module; its parameters are copied.
@@ -107,24 +129,24 @@ def trace(network: nn.Module, example_input: Float[Tensor, "batch ..."]) -> Slic
         raise UnsupportedModelError("The network has no parameters.", node="input", hint="Give a trained network.")
     example_input = example_input.to(parameter.device, parameter.dtype)
     graph_module = lower(network, example_input)
-    shapes = _output_shapes(graph_module, example_input)
-    chain = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
-    sources = dict(zip(chain, [tuple(example_input.shape), *shapes.values()], strict=False))
-    for path in chain:
-        _check_exact(graph_module.get_submodule(path), path, sources[path], shapes[path])
-    logits_node = _logits_node(graph_module, chain)
-    if len(shapes[logits_node]) != 2 or shapes[logits_node][1] < 2:
+    shapes = _shapes(graph_module, example_input)
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            _check_exact(graph_module.get_submodule(node.target), node.target)
+    logits_node = _logits_node(graph_module)
+    if len(shapes[logits_node]) != 2:
         raise UnsupportedModelError(
             f"The output has shape {shapes[logits_node]}, not [batch, categories].",
             node=logits_node,
-            hint="The network has to give one logit for each of two or more categories.",
+            hint="The network has to give one number for each category, or for each output of a regression.",
         )
-    layers = _sliceable_layers(graph_module, chain, shapes)
+    couplings = find_couplings(graph_module, shapes)
+    layers = _sliceable_layers(graph_module, couplings, shapes)
     if not layers:
         raise UnsupportedModelError(
-            "The network has no layer to slice: its only producer is the classifier.",
+            "The network has no layer to slice: no producer's neurons can be removed exactly.",
             node=logits_node,
-            hint="At least one hidden convolution or linear layer is needed.",
+            hint="At least one hidden convolution or linear layer is needed whose neurons nothing mixes.",
         )
     return SliceableModel(
         graph_module=graph_module,
@@ -133,75 +155,95 @@ def trace(network: nn.Module, example_input: Float[Tensor, "batch ..."]) -> Slic
         sliceable_layers=layers,
         logits_node=logits_node,
         fingerprint=_fingerprint(graph_module),
+        couplings=couplings,
     )
 
 
-def _output_shapes(graph_module: fx.GraphModule, example_input: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shape of each layer's output, in forward order."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    value = example_input
+def _shapes(graph_module: fx.GraphModule, example_input: Tensor) -> dict[str, Shape]:
+    """Shape of each layer's output by its path, and of the input."""
+    recorder = _ShapeRecorder(graph_module)
     with torch.no_grad():
-        for node in graph_module.graph.nodes:
-            if node.op == "call_module":
-                value = graph_module.get_submodule(node.target)(value)
-                shapes[node.target] = tuple(value.shape)
-    return shapes
+        recorder.run(example_input)
+    return recorder.shapes
 
 
-def _check_exact(layer: nn.Module, path: str, source: tuple[int, ...], result: tuple[int, ...]) -> None:
-    """Neurons stay apart along dimension 1 all the way: otherwise zeroing one would not be removing it."""
-    reason = ""
-    if getattr(layer, "groups", 1) != 1:
-        reason = f"is a grouped convolution (groups={layer.groups})"
-    elif isinstance(layer, NORMS) and layer.running_mean is None:
-        reason = "normalises with the statistics of each batch"
-    elif isinstance(layer, nn.Linear) and len(source) != 2:
-        reason = f"is applied to the last dimension of a {len(source)}-dimensional value"
-    elif isinstance(layer, POOLS) and len(source) != (3 if type(layer).__name__.endswith("1d") else 4):
-        reason = f"pools over the neurons of a {len(source)}-dimensional value"
-    elif isinstance(layer, nn.Flatten) and (result[0] != source[0] or len(result) < 2):
-        reason = "flattens the samples of a batch into one"
-    elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and len(source) != len(layer.kernel_size) + 2:
-        reason = "takes the batch for one sample's channels"
-    if reason:
+class _ShapeRecorder(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.shapes: dict[str, Shape] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op != "output":
+            self.shapes[str(n.target)] = tuple(value.shape)
+        return value
+
+
+def _check_exact(layer: nn.Module, path: str) -> None:
+    if isinstance(layer, NORMS) and layer.running_mean is None:
         raise UnsupportedModelError(
-            f"{path!r} ({type(layer).__name__}) {reason}.", node=path, hint="Neurons have to stay apart in dimension 1."
-        )
-
-
-def _logits_node(graph_module: fx.GraphModule, chain: list[str]) -> str:
-    heads = [isinstance(graph_module.get_submodule(path), HEADS) for path in chain]
-    if not any(heads):
-        return chain[-1]
-    first = heads.index(True)
-    if first != len(chain) - 1 or first == 0:
-        path = chain[first]
-        raise UnsupportedModelError(
-            f"{path!r} ({type(graph_module.get_submodule(path)).__name__}) mixes neurons inside the network.",
+            f"{path!r} ({type(layer).__name__}) normalises with the statistics of each batch.",
             node=path,
-            hint="A softmax is accepted as the very last layer only.",
+            hint="Keep running statistics: track_running_stats=True.",
         )
-    return chain[-2]
+
+
+def _logits_node(graph_module: fx.GraphModule) -> str:
+    """What the output node gives, or what a softmax at the very end makes probabilities of."""
+    (output,) = graph_module.graph.find_nodes(op="output")
+    last = output.args[0]
+    if last.op == "call_module" and isinstance(graph_module.get_submodule(last.target), HEADS):
+        last = last.args[0]
+    if last.op != "call_module":
+        raise UnsupportedModelError(
+            "The network's output is its input.", node="output", hint="Give a network with layers."
+        )
+    return str(last.target)
 
 
 def _sliceable_layers(
-    graph_module: fx.GraphModule, chain: list[str], shapes: dict[str, tuple[int, ...]]
+    graph_module: fx.GraphModule, couplings: Couplings, shapes: dict[str, Shape]
 ) -> tuple[SliceableLayer, ...]:
     layers = []
-    producers = [place for place, path in enumerate(chain) if isinstance(graph_module.get_submodule(path), PRODUCERS)]
-    for place, following in pairwise(producers):
-        between = chain[place:following]
-        read_node = next(path for path in reversed(between) if _moves_zero(graph_module.get_submodule(path)))
-        neurons = shapes[chain[place]][1]
-        spatial = math.prod(shapes[read_node][1:]) // neurons
-        layers.append(SliceableLayer(chain[place], neurons, read_node, spatial))
+    for node in graph_module.graph.nodes:
+        if node.target in couplings.neurons and node.target not in couplings.gates and couplings.removable(node.target):
+            neurons = couplings.neurons[node.target]
+            branch = _branch(node, couplings)
+            read_node = next(path for path in reversed(branch) if _moves_zero(graph_module.get_submodule(path)))
+            labels, shape = couplings.labels[read_node], shapes[read_node]
+            axis = next((dim for dim, size in enumerate(labels.shape, start=1) if size > 1), 1)
+            spatial = math.prod(shape[1:]) // len(neurons)
+            layers.append(SliceableLayer(node.target, len(neurons), branch, read_node, axis, spatial))
     return tuple(layers)
+
+
+def _branch(producer: fx.Node, couplings: Couplings) -> tuple[str, ...]:
+    """The producer, and the layers after it as long as they alone read it and keep its neurons in order."""
+    branch = [producer]
+    while len(branch[-1].users) == 1:
+        (following,) = branch[-1].users
+        if following.op != "call_module" or len(following.args) != 1 or following.target in couplings.neurons:
+            break
+        if not _in_blocks(couplings.labels[str(following.target)], couplings.neurons[str(producer.target)]):
+            break
+        branch.append(following)
+    return tuple(str(node.target) for node in branch)
+
+
+def _in_blocks(labels: Labels, neurons: Int64[Tensor, " neurons"]) -> bool:
+    """Whether a value holds these neurons in order, each in a block of its own."""
+    flat = labels.flatten()
+    varying = sum(size > 1 for size in labels.shape)
+    return (
+        varying <= 1
+        and len(flat) % len(neurons) == 0
+        and torch.equal(flat, neurons.repeat_interleave(len(flat) // len(neurons)))
+    )
 
 
 def _moves_zero(layer: nn.Module) -> bool:
     """Whether a zero neuron can come out of the layer as something else."""
-    assert isinstance(layer, (*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS))  # _lower and _logits_node refuse the rest
-    return not isinstance(layer, CARRIERS)
+    return not isinstance(layer, (*CARRIERS, Reshape))
 
 
 def _fingerprint(graph_module: fx.GraphModule) -> str:
@@ -209,8 +251,8 @@ def _fingerprint(graph_module: fx.GraphModule) -> str:
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
             layer = graph_module.get_submodule(node.target)
-            source = node.args[0].target
-            digest.update(json.dumps([node.target, source, describe_layer(layer)], sort_keys=True).encode())
+            sources = [source.target for source in node.args]
+            digest.update(json.dumps([node.target, sources, describe_layer(layer)], sort_keys=True).encode())
             for name, tensor in sorted(layer.state_dict().items()):
                 digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
                 digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

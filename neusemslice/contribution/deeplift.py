@@ -83,19 +83,19 @@ class _Recorder(Reader):
 
     def __init__(self, model: SliceableModel) -> None:
         super().__init__(model)
-        self.nonlinear: dict[str, tuple[Tensor, Tensor]] = {}
+        self.nonlinear: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = super().call_module(target, args, kwargs)
         if type(self.fetch_attr(target)) in RULES:
-            self.nonlinear[target] = args[0], output
+            self.nonlinear[target] = args, output
         return output
 
 
 class _RescaledReader(Reader):
     """Runs the model with every nonlinear layer's gradient replaced by its multiplier against the baseline."""
 
-    def __init__(self, model: SliceableModel, reference: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, model: SliceableModel, reference: dict[str, tuple[tuple[Tensor, ...], Tensor]]) -> None:
         super().__init__(model)
         self._baseline = reference
 
@@ -103,4 +103,4 @@ class _RescaledReader(Reader):
         if target not in self._baseline:
             return super().call_module(target, args, kwargs)
         layer = self.fetch_attr(target)
-        return RULES[type(layer)](layer, args[0], *self._baseline[target])
+        return RULES[type(layer)](layer, args, *self._baseline[target])

@@ -2,9 +2,18 @@
 
 With x, y a layer's input and output and x0, y0 the same on the baseline, a rule gives multipliers such that
 sum over inputs of multiplier * (x - x0) = y - y0, exactly. Linear layers satisfy this with their own gradient.
+
+A function of several inputs has many such multipliers; each rule below becomes the gradient when x approaches x0, and
+treats x and x0 alike:
+
+    product     a b         (b + b0)/2 for a, (a + a0)/2 for b                                           (bilinear)
+    LayerNorm   c r         the product rule, with r = (mean c^2 + eps)^(-1/2) and its own secant in closed form
+    softmax     p(s)        L_i (ds_i - sum_j L_j ds_j / sum_j L_j), L the logarithmic mean of p and p0:
+                            since p - p0 = L (log p - log p0) and both sum to one; the Jacobian is diag p - p p^T
+    attention               products and softmax, one after the other
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +21,24 @@ import torch.nn.functional as F  # noqa: N812 torch's own name for it
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from neusemslice.graph_layers import Multiply, SelfAttention
 from neusemslice.roles import ACTIVATIONS, MAX_POOLS
 
 Value = Float[Tensor, "batch ..."]
 Reference = Float[Tensor, "1 ..."]
-Rule = Callable[[nn.Module, Value, Reference, Reference], Value]
-"""(layer, x, x0, y0) -> y, whose gradient towards x is the multiplier; x0 and y0 are the baseline's, a batch of one."""
+Inputs = Sequence[Value]
+References = Sequence[Reference]
+Rule = Callable[[nn.Module, Inputs, References, Reference], Value]
+"""(layer, x, x0, y0) -> y, whose gradient towards x is the multiplier; x and x0 have one entry for each input of the
+layer, x0 and y0 are the baseline's, a batch of one."""
 
 CLOSE = 16
 """Where |x - x0| is below this many rounding errors of numbers around max(1, |x|), the local slope stands in."""
 
 
-def rescale(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -> Value:
+def rescale(layer: nn.Module, xs: Inputs, x0s: References, y0: Reference) -> Value:
     """Elementwise: slope (y - y0) / (x - x0)."""
+    (x,), (x0,) = xs, x0s
     inputs = x.detach()
     y, difference = layer(inputs), inputs - x0
     close = difference.abs() < CLOSE * torch.finfo(x.dtype).eps * inputs.abs().clamp(min=1)
@@ -35,11 +49,12 @@ def rescale(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -> Value:
     return output
 
 
-def rescale_max_pool(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -> Value:
+def rescale_max_pool(layer: nn.Module, xs: Inputs, x0s: References, y0: Reference) -> Value:
     """Max pooling: m - y0 is credited to the argmax of x, y - m to that of x0, with m = max(y, y0), over x - x0 there.
 
     One of the two is zero, so each window has one winner. Its multiplier lies in [0, 1]: no division blows up.
     """
+    (x,), (x0,) = xs, x0s
     pool = _INDEXED[type(layer)]
     y, at_x = pool(layer, x.detach())
     _, at_x0 = pool(layer, x0)
@@ -49,6 +64,106 @@ def rescale_max_pool(layer: nn.Module, x: Value, x0: Reference, y0: Reference) -
     multiplier = torch.where(difference == 0, 1.0, change / difference.masked_fill(difference == 0, 1))
     output: Tensor = _Winners.apply(x, y, winner, multiplier)
     return output
+
+
+def rescale_product(layer: nn.Module, xs: Inputs, x0s: References, y0: Reference) -> Value:  # noqa: ARG001 a rule's
+    """Two branches multiplied, a gate for example."""
+    return _product(torch.mul, xs, x0s)
+
+
+def rescale_layer_norm(layer: Any, xs: Inputs, x0s: References, y0: Reference) -> Value:  # noqa: ARG001 a rule's
+    """Normalisation over the last dimensions."""
+    (x,), (x0,) = xs, x0s
+    normalised = _normalised(x, x0, tuple(range(-len(layer.normalized_shape), 0)), layer.eps)
+    scaled = normalised if layer.weight is None else normalised * layer.weight
+    return _with_value(scaled, layer(x.detach()))
+
+
+def rescale_group_norm(layer: Any, xs: Inputs, x0s: References, y0: Reference) -> Value:  # noqa: ARG001 a rule's
+    """Normalisation over groups of channels."""
+    (x,), (x0,) = xs, x0s
+    grouped, grouped0 = (value.unflatten(1, (layer.num_groups, -1)).flatten(2) for value in (x, x0))
+    normalised = _normalised(grouped, grouped0, (2,), layer.eps).view_as(x)
+    if layer.weight is not None:
+        normalised = normalised * layer.weight.view(1, -1, *[1] * (x.ndim - 2))
+    return _with_value(normalised, layer(x.detach()))
+
+
+def rescale_softmax(layer: Any, xs: Inputs, x0s: References, y0: Reference) -> Value:  # noqa: ARG001 a rule's
+    """Softmax inside the network."""
+    return _softmax(xs[0], x0s[0], layer.dim)
+
+
+def rescale_log_softmax(layer: Any, xs: Inputs, x0s: References, y0: Reference) -> Value:  # noqa: ARG001 a rule's
+    """Log-softmax inside the network: only what is subtracted is not linear."""
+    (x,), (x0,) = xs, x0s
+    weights = _logarithmic_mean(x, x0, layer.dim)
+    shift = (weights * x).sum(layer.dim, keepdim=True) / weights.sum(layer.dim, keepdim=True)
+    return _with_value(x - shift, x.detach().log_softmax(layer.dim))
+
+
+def rescale_attention(layer: Any, xs: Inputs, x0s: References, y0: Reference) -> Value:  # noqa: ARG001 a rule's
+    """Scores are products of queries and keys, their softmax is multiplied with the contents."""
+    (x,), (x0,) = xs, x0s
+    query, key, content = layer.heads(x)
+    query0, key0, content0 = layer.heads(x0)
+    scale = query.shape[-1] ** -0.5
+    keys, keys0 = key.transpose(2, 3) * scale, key0.transpose(2, 3) * scale
+    scores = _product(torch.matmul, (query, keys), (query0, keys0))
+    scores0 = query0 @ keys0
+    weights = _softmax(scores, scores0, 3)
+    context = _product(torch.matmul, (weights, content), (scores0.softmax(3), content0))
+    joined: Tensor = layer.join(context)
+    return joined
+
+
+def _product(multiply: Callable[[Tensor, Tensor], Tensor], xs: Inputs, x0s: References) -> Value:
+    """The bilinear rule."""
+    (one, other), (one0, other0) = xs, x0s
+    middle, other_middle = (one.detach() + one0) / 2, (other.detach() + other0) / 2
+    return _with_value(multiply(one, other_middle) + multiply(middle, other), multiply(one.detach(), other.detach()))
+
+
+def _normalised(x: Value, x0: Reference, dims: tuple[int, ...], eps: float) -> Value:
+    """(x - mean) / sqrt(variance + eps), linearised; its value is not used."""
+    centred, centred0 = x - x.mean(dims, keepdim=True), x0 - x0.mean(dims, keepdim=True)
+    deviation, deviation0 = (
+        (value.detach().square().mean(dims, keepdim=True) + eps).sqrt() for value in (centred, centred0)
+    )
+    middle = (centred.detach() + centred0) / 2
+    rate = (1 / deviation + 1 / deviation0) / 2
+    secant = -1 / (deviation * deviation0 * (deviation + deviation0))
+    return rate * centred + middle * secant * (2 * middle * centred).mean(dims, keepdim=True)
+
+
+def _softmax(x: Value, x0: Reference, dim: int) -> Value:
+    weights = _logarithmic_mean(x, x0, dim)
+    shift = (weights * x).sum(dim, keepdim=True) / weights.sum(dim, keepdim=True)
+    return _with_value(weights * (x - shift), x.detach().softmax(dim))
+
+
+def _logarithmic_mean(x: Value, x0: Reference, dim: int) -> Value:
+    """(p - p0) / (log p - log p0) of two softmaxes, without cancellation: the larger times (1 - e^-|d|) / |d|."""
+    log_p, log_p0 = x.detach().log_softmax(dim), x0.log_softmax(dim)
+    distance = (log_p - log_p0).abs()
+    shrink = torch.where(distance > 0, -torch.expm1(-distance) / distance.masked_fill(distance == 0, 1), 1.0)
+    return torch.maximum(log_p, log_p0).exp() * shrink
+
+
+def _with_value(surrogate: Value, value: Value) -> Value:
+    """`value`, with the gradient of `surrogate`."""
+    output: Tensor = _Substituted.apply(surrogate, value)
+    return output
+
+
+class _Substituted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, surrogate: Value, value: Value) -> Value:  # noqa: ARG004 autograd's signature
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Value) -> tuple[Value, None]:  # noqa: ARG004
+        return gradients[0], None
 
 
 def _derivative(layer: nn.Module, inputs: Value) -> Value:
@@ -127,5 +242,11 @@ _INDEXED: dict[type[nn.Module], Callable[[Any, Tensor], tuple[Tensor, Tensor]]] 
 RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(ACTIVATIONS, rescale),
     **dict.fromkeys(MAX_POOLS, rescale_max_pool),
+    Multiply: rescale_product,
+    nn.LayerNorm: rescale_layer_norm,
+    nn.GroupNorm: rescale_group_norm,
+    nn.Softmax: rescale_softmax,
+    nn.LogSoftmax: rescale_log_softmax,
+    SelfAttention: rescale_attention,
 }
 """Every nonlinear layer the engine accepts; all others are affine in eval mode."""

@@ -38,7 +38,8 @@ def test_layers_are_numbered_or_named() -> None:
 
 @pytest.mark.parametrize("name", sorted(TORCHVISION_KEYWORDS))
 def test_every_torchvision_builder_builds_with_each_of_its_keywords(name: str) -> None:
-    kwargs = {keyword: 7 if keyword == "num_classes" else 0.25 for keyword in TORCHVISION_KEYWORDS[name]}
+    values = {"num_classes": 7, "image_size": 64, "aux_logits": False, "transform_input": False}
+    kwargs = {keyword: values.get(keyword, 0.25) for keyword in TORCHVISION_KEYWORDS[name]}
     network = build_network({"builder": f"torchvision/{name}", "kwargs": kwargs})
     assert all(tensor.is_meta for tensor in network.state_dict().values())
     persistent = network.state_dict().keys()
@@ -122,6 +123,10 @@ def node(name: Any = "fc", inputs: Any = ("input",), **fields: Any) -> dict[str,
         ([node(inputs=["later"])], "fc", "kwargs.nodes[0].inputs"),
         ([node(inputs=[])], "fc", "kwargs.nodes[0].inputs"),
         ([node(inputs=["input", "input"])], "fc", "kwargs.nodes[0].inputs"),
+        ([{"name": "fc", "type": "Add", "inputs": ["input"]}], "fc", "kwargs.nodes[0].inputs"),
+        ([{"name": "fc", "type": "Multiply", "inputs": ["input"] * 3}], "fc", "kwargs.nodes[0].inputs"),
+        ([{"name": "fc", "type": "Concat", "kwargs": {"dim": 1}, "inputs": []}], "fc", "kwargs.nodes[0].inputs"),
+        ([{"name": "fc", "type": "Add", "inputs": ["input", "later"]}], "fc", "kwargs.nodes[0].inputs"),
         ([node(inputs=[["input"]])], "fc", "kwargs.nodes[0].inputs"),
         ([node(inplace=True)], "fc", "kwargs.nodes[0]"),
         ([node(type="LSTM")], "fc", "kwargs.nodes[0].type"),

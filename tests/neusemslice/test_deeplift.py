@@ -8,7 +8,7 @@ from torch import nn
 from neusemslice.contribution import deeplift_contributions
 from neusemslice.contribution.rescale import RULES
 from neusemslice.errors import DatasetError
-from neusemslice.roles import ACTIVATIONS, MAX_POOLS
+from neusemslice.roles import ACTIVATIONS, SUPPORTED
 from neusemslice.tracing import SliceableModel, trace
 from tests.neusemslice.networks import functional, mlp, randomised, vgg_like
 from tests.reference.deeplift import contributions as reference
@@ -129,8 +129,16 @@ def test_lifted_functions_and_modules_used_twice() -> None:
     assert change.abs().max() > 0.1
 
 
+AFFINE = {
+    "AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d",
+    "Conv1d", "Conv2d", "Conv3d", "Linear", "Dropout", "Dropout1d", "Dropout2d", "Flatten", "Identity", "Add", "Concat",
+    "Mean", "Narrow", "Permute", "Prepend", "Reshape", "Scale", "Scatter", "Select", "Shift",
+}  # fmt: skip
+"""Layers whose own gradient is their multiplier, in eval mode."""
+
+
 def test_every_nonlinear_layer_has_a_rule() -> None:
-    assert RULES.keys() == {*ACTIVATIONS, *MAX_POOLS}
+    assert {kind.__name__ for kind in SUPPORTED - RULES.keys()} == AFFINE
 
 
 def test_a_baseline_of_another_shape_is_refused() -> None:

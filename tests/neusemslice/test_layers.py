@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from neusemslice import graph_layers
 from neusemslice.errors import ArchitectureError
 from neusemslice.layers import LAYER_TYPES, build_layer, describe_layer
 
@@ -55,6 +56,19 @@ LAYERS: list[nn.Module] = [
     nn.Softsign(),
     nn.Tanh(),
     nn.Tanhshrink(),
+    graph_layers.Add(),
+    graph_layers.Concat(1),
+    graph_layers.Mean((2, 3), keepdim=True),
+    graph_layers.Multiply(),
+    graph_layers.Narrow(1, 2, 3),
+    graph_layers.Permute((0, 2, 3, 1)),
+    graph_layers.Prepend((1, 8)),
+    graph_layers.Reshape((4, 1, 1)),
+    graph_layers.Scale((4, 1, 1)),
+    graph_layers.Scatter((2, 0), 4, 1),
+    graph_layers.Select(1, 0),
+    graph_layers.SelfAttention(8, 2, bias=False, dropout=0.1),
+    graph_layers.Shift((5, 8)),
 ]
 
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from neusemslice import SlicingConfig, load_checkpoint, restructure, slice_model, trace
-from neusemslice import restructuring as restructuring_module
+from neusemslice import SlicingConfig, load_checkpoint, restructure, slice_model, surgery, trace
 from neusemslice.errors import RestructureError, SliceMismatchError
 from neusemslice.masking import mask_neurons
-from neusemslice.roles import ACTIVATIONS, CARRIERS, NORMS
-from neusemslice.surgery import SURGEONS, keep_outputs, positions_of
+from neusemslice.surgery import keep_outputs
 from tests.neusemslice.networks import functional, mlp, randomised, vgg_like
 from tests.neusemslice.test_slicing import batches
 
@@ -195,14 +193,6 @@ def test_a_wrong_cut_does_not_pass_its_proof(monkeypatch: pytest.MonkeyPatch) ->
     def keep_the_wrong_ones(layer: nn.Module, kept: torch.Tensor) -> nn.Module:
         return keep_outputs(layer, layer.weight.shape[0] - 1 - kept)
 
-    monkeypatch.setattr(restructuring_module, "keep_outputs", keep_the_wrong_ones)
+    monkeypatch.setattr(surgery, "keep_outputs", keep_the_wrong_ones)
     with pytest.raises(RestructureError, match="differs from the masked one"):
         restructure(trace(mlp(), torch.zeros(1, 6)), {"0": torch.arange(9) < 4})
-
-
-def test_flattening_gives_each_channel_a_block() -> None:
-    assert positions_of(torch.tensor([0, 2]), 3).tolist() == [0, 1, 2, 6, 7, 8]
-
-
-def test_every_layer_between_producers_has_a_surgeon() -> None:
-    assert set(SURGEONS) == {*NORMS, *ACTIVATIONS, *CARRIERS}
