@@ -16,7 +16,9 @@ from neusemslice.config import (
 from neusemslice.errors import ConfigError
 
 DEFAULT_COMPRESSIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-METRIC_FREE: tuple[StrategyName, ...] = ("random", "deeparc")
+COMPARED: tuple[StrategyName, ...] = ("semantic", "categorywise", "global", "random")
+"""Strategies that choose neurons; `deeparc` drops whole layers, and sewing what is left takes more than a cut."""
+METRIC_FREE: tuple[StrategyName, ...] = ("random",)
 """Strategies that ignore the contribution metric, and run once."""
 
 
@@ -39,7 +41,7 @@ class ComparisonConfig:
         ConfigError: a value is unknown, out of range, given twice, or contradicts another.
     """
 
-    strategies: tuple[StrategyName, ...] = ("semantic", "categorywise", "global", "random")
+    strategies: tuple[StrategyName, ...] = COMPARED
     metrics: tuple[MetricName, ...] = ("avg", "var", "ens", "deeplift", "taylor")
     compressions: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
@@ -53,7 +55,7 @@ class ComparisonConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_some_of("strategies", self.strategies, get_args(StrategyName))
+        _require_some_of("strategies", self.strategies, COMPARED)
         _require_some_of("metrics", self.metrics, get_args(MetricName))
         if not (self.thresholds or self.fractions or self.compressions):
             object.__setattr__(self, "compressions", DEFAULT_COMPRESSIONS)

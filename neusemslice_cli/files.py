@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from neusemslice.config import SlicingConfig
+from neusemslice.config import MetricName, SlicingConfig, StrategyName
 from neusemslice.errors import ConfigError
 from neusemslice.progress import OnProgress
 
@@ -17,14 +17,23 @@ if TYPE_CHECKING:
     from neusemslice import SliceableModel
     from neusemslice.data import Dataset
 
+VALIDATION_SHARE = 0.1
 Model = Annotated[Path, typer.Argument(help="A checkpoint (.safetensors), or an architecture (.json) with --weights.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for an architecture: safetensors or a state dict.")]
 Data = Annotated[Path, typer.Option(help=".npz, .safetensors, or an archive of image folders.")]
 Preprocessing = Annotated[str, typer.Option("--preprocess", help='JSON: {"resize", "scale", "mean", "std"}.')]
-Strategy = Annotated[str, typer.Option(help="semantic, categorywise, global or random.")]
-Metric = Annotated[str, typer.Option(help="avg, var, ens, deeplift or taylor.")]
-Threshold = Annotated[float | None, typer.Option(help="Coverage theta, for semantic.")]
+Strategy = Annotated[str, typer.Option(help=f"{', '.join(get_args(StrategyName))}.")]
+Metric = Annotated[str, typer.Option(help=f"{', '.join(get_args(MetricName))}.")]
+Threshold = Annotated[float | None, typer.Option(help="Coverage theta for semantic, similarity for deeparc.")]
 Fraction = Annotated[float | None, typer.Option(help="Share of neurons kept, for the other strategies.")]
+TargetCompression = Annotated[
+    float | None, typer.Option(help="Share of the parameters to remove; the cut is searched for.")
+]
+MaxAccuracyDrop = Annotated[
+    float | None,
+    typer.Option(help="Accuracy that may be lost; the cut is searched for on a tenth of the train split, held out."),
+]
+Increment = Annotated[int, typer.Option(min=1, help="Step of the scan, for semantic.")]
 Seed = Annotated[int, typer.Option(help="Orders what is random.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
 
@@ -39,21 +48,38 @@ def slice_files(
     metric: Metric = "taylor",
     threshold: Threshold = None,
     fraction: Fraction = None,
+    target_compression: TargetCompression = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
+    increment: Increment = 1,
     seed: Seed = 0,
     batch_size: BatchSize = 256,
 ) -> None:
     """Find the critical neurons of a network on files."""
     from neusemslice import slice_model
 
-    values = {"strategy": strategy, "metric": metric, "threshold": threshold, "fraction": fraction, "seed": seed}
-    config = SlicingConfig.from_dict(values)
+    config = SlicingConfig.from_dict(
+        {
+            "strategy": strategy,
+            "metric": metric,
+            "threshold": threshold,
+            "fraction": fraction,
+            "target_compression": target_compression,
+            "max_accuracy_drop": max_accuracy_drop,
+            "increment": increment,
+            "seed": seed,
+        }
+    )
     require_folder(output)
     network = load(model, weights)
     with opened(data, preprocess) as dataset, progress_bar() as on_progress:
-        found = slice_model(network, dataset.batches("train", batch_size), config, on_progress=on_progress)
+        train, validation = dataset.batches("train", batch_size), None
+        if max_accuracy_drop is not None:
+            train, validation = dataset.hold_out(VALIDATION_SHARE, batch_size, seed=seed)
+        found = slice_model(network, train, config, validation=validation, on_progress=on_progress)
     found.save(output)
     for layer, keep in found.merged().items():
         typer.echo(f"{layer:24} {int(keep.sum()):6} of {keep.numel():6} neurons are critical")
+    typer.echo(f"cut at {found.config.cut:.6g}")
     typer.echo(f"written: {output}")
 
 

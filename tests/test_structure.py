@@ -18,7 +18,9 @@ from neusemslice_cli.main import app as command_line
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("module", ["app.main", "app.jobs.specs", "neusemslice.config", "neusemslice.data"])
+@pytest.mark.parametrize(
+    "module", ["app.main", "app.jobs.specs", "neusemslice.config", "neusemslice.comparison_config", "neusemslice.data"]
+)
 def test_importing_it_does_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -41,7 +43,7 @@ def test_names_stay_functions_after_their_modules_are_imported() -> None:
 
 
 def test_the_services_slicing_parameters_are_the_librarys() -> None:
-    served_elsewhere = {"seed", "memory_budget_bytes"}
+    served_elsewhere = {"seed", "memory_budget_bytes", "resolved_cut"}
     assert set(SlicingParams.model_fields) == {field.name for field in fields(SlicingConfig)} - served_elsewhere
     assert SlicingParams().to_config(seed=0) == SlicingConfig()
 
@@ -62,4 +64,4 @@ def test_the_compose_file_runs_commands_that_exist() -> None:
             env={"COLUMNS": "200", "PATH": ""},
         ).stdout
         assert all(word in help_text for word in command[2:] if word.startswith("--"))
-    assert set(JOB_KINDS) == {"slice", "restructure"}
+    assert set(JOB_KINDS) == {"slice", "restructure", "compare"}

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.db import JsonObject
 from app.jobs.leases import Claim
-from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, RestructureSpec, SliceSpec, parse_spec
+from app.jobs.specs import CompareSpec, InspectDatasetSpec, InspectModelSpec, RestructureSpec, SliceSpec, parse_spec
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ def collect_inputs(session: Session, held: Claim) -> Inputs:
             return Inputs({"source": dataset.source_digest}, {"reading": dataset.spec})
         case SliceSpec(model_id=model_id, dataset_id=dataset_id):
             return Inputs({"model": _model(session, model_id), "dataset": _dataset(session, dataset_id)})
+        case CompareSpec(model_id=model_id, dataset_id=dataset_id):
+            files = {"model": _model(session, model_id), "dataset": _dataset(session, dataset_id)}
+            return Inputs(files, {"model_name": session.get_one(ModelRow, model_id).name})
         case RestructureSpec(model_id=model_id, dataset_id=dataset_id, slice_id=slice_id):
             files = {"model": _model(session, model_id)}
             if dataset_id is not None:

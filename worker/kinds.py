@@ -5,7 +5,15 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from app.jobs.specs import AnySpec, InspectDatasetSpec, InspectModelSpec, RestructureSpec, SliceSpec, parse_spec
+from app.jobs.specs import (
+    AnySpec,
+    CompareSpec,
+    InspectDatasetSpec,
+    InspectModelSpec,
+    RestructureSpec,
+    SliceSpec,
+    parse_spec,
+)
 from worker.assignment import Assignment
 from worker.reporter import Reporter
 from worker.workspace import Order
@@ -39,3 +47,7 @@ def _runner(spec: AnySpec) -> tuple[Callable[[Assignment[Any]], dict[str, Any]],
             from worker.restructuring import run_restructure, stages_of
 
             return run_restructure, stages_of(spec)
+        case CompareSpec():
+            from worker.comparing import STAGES, run_compare
+
+            return run_compare, STAGES

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from app.jobs.specs import RestructureSpec
-from neusemslice import ModelSlice, SliceableModel, restructure, slice_model, trace
+from neusemslice import ModelSlice, SliceableModel, restructure, trace
 from neusemslice.checkpoint import read_checkpoint_metadata
 from neusemslice.data import Dataset, open_dataset
+from worker.analysis import analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost, model_facts
 from worker.workspace import plain
@@ -58,9 +59,7 @@ def _slice(assignment: Assignment[RestructureSpec], model: SliceableModel, datas
         stored = ModelSlice.load(assignment.files["slice"])
         return stored if spec.cut is None else stored.at(spec.cut)
     assert dataset is not None  # noqa: S101 the spec's own check
-    data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
-    config = spec.slicing.to_config(seed=spec.seed)
-    return slice_model(model, data, config, on_progress=assignment.on_progress, should_stop=assignment.should_stop)
+    return analyse(assignment, model, dataset, spec.slicing)
 
 
 def _measure(

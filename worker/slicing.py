@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from app.jobs.specs import SliceSpec
-from neusemslice import ModelSlice, SliceableModel, restructure, slice_model
+from neusemslice import ModelSlice, SliceableModel, restructure
 from neusemslice.data import Dataset, open_dataset
+from worker.analysis import analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy
 from worker.workspace import plain
 
-STAGES = ("load", "score", "coverage", "evaluate")
+STAGES: tuple[str, ...] = ("load", "score", "coverage", "evaluate")
 
 
 def run_slice(assignment: Assignment[SliceSpec]) -> dict[str, Any]:
@@ -22,9 +23,7 @@ def run_slice(assignment: Assignment[SliceSpec]) -> dict[str, Any]:
     torch.set_num_threads(assignment.threads)
     assignment.on_progress("load", 0, 1)
     model, dataset = load_model(assignment.files["model"]), open_dataset(assignment.files["dataset"])
-    data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
-    config = spec.slicing.to_config(seed=spec.seed)
-    slice_ = slice_model(model, data, config, on_progress=assignment.on_progress, should_stop=assignment.should_stop)
+    slice_ = analyse(assignment, model, dataset, spec.slicing)
     slice_.save(assignment.outputs / "slice.safetensors")
     points = _cuts(assignment, model, dataset, slice_)
     result = {
@@ -34,7 +33,9 @@ def run_slice(assignment: Assignment[SliceSpec]) -> dict[str, Any]:
         "sweep": points["sweep"],
         "layers": slice_.summary(),
     }
-    (assignment.outputs / "report.json").write_text(json.dumps(plain({"config": config.to_dict(), **result}), indent=2))
+    (assignment.outputs / "report.json").write_text(
+        json.dumps(plain({"config": slice_.config.to_dict(), **result}), indent=2)
+    )
     return {"result": result, "outputs": [{"name": "slice.safetensors"}, {"name": "report.json"}]}
 
 

@@ -18,6 +18,12 @@ from worker.inputs import Inputs
 ORDER = "order.json"
 OUTCOME = "outcome.json"
 LOG = "log.txt"
+_MEDIA_TYPES = {
+    ".safetensors": "application/octet-stream",
+    ".json": "application/json",
+    ".csv": "text/csv",
+    ".html": "text/html",
+}
 _OUTCOME_MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -43,14 +49,14 @@ class OutputFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z0-9_]+\.(safetensors|json)$")
+    name: str = Field(pattern=r"^[a-z0-9_]+\.(safetensors|json|csv|html)$")
     role: Literal["artifact", "model", "dataset"] = "artifact"
     facts: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def media_type(self) -> str:
         """By the name's ending."""
-        return "application/json" if self.name.endswith(".json") else "application/octet-stream"
+        return _MEDIA_TYPES[Path(self.name).suffix]
 
 
 class Outcome(BaseModel):

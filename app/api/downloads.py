@@ -1,4 +1,7 @@
-"""Stored bytes over HTTP: Range, a strong ETag (the SHA-256), and conditional requests."""
+"""Stored bytes over HTTP: Range, a strong ETag (the SHA-256), and conditional requests.
+
+They are sent to be saved, never shown: a page among them must not run on the API's own origin.
+"""
 
 import re
 from http import HTTPStatus
@@ -9,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.api.context import RequestContext
 
+_NEVER_SHOWN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 _ONE_RANGE = re.compile(r"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})")
 
 
@@ -20,13 +24,15 @@ def blob_response(
     Raises:
         HTTPException: 416, the range lies outside the file.
     """
-    headers = {"ETag": f'"{digest}"', "Cache-Control": "private, immutable, max-age=31536000"}
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "private, immutable, max-age=31536000", **_NEVER_SHOWN}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if headers["ETag"] in known or "*" in known:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     _settle_range(request, size_bytes)
     path = context.services.store.path(digest)
-    return FileResponse(path, media_type=media_type, filename=filename, headers=headers)
+    return FileResponse(
+        path, media_type=media_type, filename=filename, headers=headers, content_disposition_type="attachment"
+    )
 
 
 def _settle_range(request: Request, size_bytes: int) -> None:

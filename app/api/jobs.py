@@ -46,7 +46,7 @@ def create_job(spec: Annotated[JobSpec, Body()], context: Context) -> JSONRespon
 def list_jobs(
     context: Context,
     status: JobStatus | None = None,
-    kind: Literal["slice", "restructure"] | None = None,
+    kind: Literal["slice", "restructure", "compare"] | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobRead]:

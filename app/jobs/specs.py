@@ -4,9 +4,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
+from neusemslice.comparison_config import ComparisonConfig
 from neusemslice.config import Estimator, Landscape, MetricName, SlicingConfig, StrategyName
 from neusemslice.errors import ConfigError
 
+MAX_COMPARED_POINTS = 500
+"""Strategies x metrics x cuts of one comparison: each is a network to evaluate."""
 NO_NUL = r"^[^\x00]*$"
 """Postgres keeps no NUL in text."""
 
@@ -15,6 +18,7 @@ DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-z]{26}$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-z]{26}$")]
 ArtifactId = Annotated[str, StringConstraints(pattern=r"^art_[0-9a-z]{26}$")]
 Cut = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NO_NUL)]
 Metadata = Annotated[
     dict[
@@ -36,10 +40,21 @@ class SlicingParams(Strict):
 
     strategy: StrategyName = "semantic"
     metric: MetricName = "taylor"
-    threshold: Cut | None = Field(default=None, description="Coverage theta, for `semantic` only. Default 0.95.")
+    threshold: Cut | None = Field(
+        default=None, description="Coverage theta for `semantic`, default 0.95; similarity for `deeparc`, default 0.99."
+    )
     fraction: Cut | None = Field(
         default=None, description="Share of neurons kept, for the other strategies. Default 0.5."
     )
+    target_compression: Share | None = Field(
+        default=None, description="Share of the parameters to remove; the cut is searched for."
+    )
+    max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        description="Accuracy that may be lost (0.01 is one point); the cut is searched for on a tenth of the train "
+        "split, which the analysis then leaves out. The test split is never used.",
+    )
+    increment: int = Field(default=1, ge=1, le=100_000, description="Step of the scan, for `semantic` only.")
     estimator: Estimator = "unbiased"
     landscape: Landscape = "pooled"
     samples_per_category: int = Field(default=256, ge=4, le=10_000)
@@ -104,6 +119,60 @@ class RestructureSpec(_Common):
         return self
 
 
+class CompareSpec(_Common):
+    """Compare strategies, metrics and cuts on one model and dataset; see `neusemslice.ComparisonConfig`."""
+
+    kind: Literal["compare"]
+    model_id: ModelId
+    dataset_id: DatasetId
+    strategies: list[StrategyName] = Field(default=list(ComparisonConfig.strategies), max_length=10)
+    metrics: list[MetricName] = Field(default=list(ComparisonConfig.metrics), max_length=20)
+    compressions: list[Share] = Field(
+        default_factory=list,
+        max_length=50,
+        description="Shares of the parameters to remove. Default 10 % to 70 %, unless cuts are given.",
+    )
+    thresholds: list[Cut] = Field(
+        default_factory=list, max_length=50, description="Cuts for `semantic`, instead of compressions."
+    )
+    fractions: list[Cut] = Field(
+        default_factory=list, max_length=50, description="Cuts for the other strategies, instead of compressions."
+    )
+    pilot: bool = Field(default=True, description="Also silence each tenth of the contribution order.")
+    estimator: Estimator = "unbiased"
+    landscape: Landscape = "pooled"
+    samples_per_category: int = Field(default=256, ge=4, le=10_000)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        try:
+            config = self.to_config()
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        points = sum(len(config.compressions or config.cuts(run.strategy)) for run in config.slicing_configs())
+        if points > MAX_COMPARED_POINTS:
+            raise ValueError(
+                f"strategies x metrics x cuts are {points} networks to evaluate, and one job evaluates at most "
+                f"{MAX_COMPARED_POINTS}; leave some out, or submit several jobs"
+            )
+        return self
+
+    def to_config(self) -> ComparisonConfig:
+        """The library's form."""
+        return ComparisonConfig(
+            strategies=tuple(self.strategies),
+            metrics=tuple(self.metrics),
+            compressions=tuple(self.compressions),
+            thresholds=tuple(self.thresholds),
+            fractions=tuple(self.fractions),
+            pilot=self.pilot,
+            estimator=self.estimator,
+            landscape=self.landscape,
+            samples_per_category=self.samples_per_category,
+            seed=self.seed,
+        )
+
+
 class InspectModelSpec(Strict):
     """Read an uploaded network, check it, and store it in canonical form."""
 
@@ -118,11 +187,11 @@ class InspectDatasetSpec(Strict):
     dataset_id: DatasetId
 
 
-JobSpec = Annotated[SliceSpec | RestructureSpec, Field(discriminator="kind")]
+JobSpec = Annotated[SliceSpec | RestructureSpec | CompareSpec, Field(discriminator="kind")]
 InspectionSpec = InspectModelSpec | InspectDatasetSpec
-AnySpec = SliceSpec | RestructureSpec | InspectModelSpec | InspectDatasetSpec
+AnySpec = SliceSpec | RestructureSpec | CompareSpec | InspectModelSpec | InspectDatasetSpec
 
-JOB_KINDS = ("slice", "restructure")
+JOB_KINDS = ("slice", "restructure", "compare")
 _ANY_SPEC: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from neusemslice.batches import Batches, require_reiterable
-from neusemslice.comparison.curves import Curve, measure_accuracy, measure_points
+from neusemslice.comparison.curves import AccuracyCurve, measure_accuracy, measure_points
 from neusemslice.comparison.cuts import find_cuts
 from neusemslice.comparison.pilot import RANGES, PilotStudy, rank_by, study_categories
 from neusemslice.comparison.results import ComparedModel, Comparison
@@ -100,7 +100,7 @@ def _curves_of(
     test: Batches,
     config: ComparisonConfig,
     progress: Progress,
-) -> list[Curve]:
+) -> list[AccuracyCurve]:
     """One for each strategy and metric."""
     chosen = {}
     for run in config.slicing_configs():
@@ -110,7 +110,7 @@ def _curves_of(
     for run, cuts in chosen.items():
         points = measure_points(model, slices[run], cuts, test, progress, done, total)
         metric = None if run.strategy in METRIC_FREE else run.metric
-        curves.append(Curve(whole.name, run.strategy, metric, points))
+        curves.append(AccuracyCurve(whole.name, run.strategy, metric, points))
         done += len(cuts)
     return curves
 

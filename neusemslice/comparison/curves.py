@@ -34,7 +34,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class AccuracyCurve:
     """One model cut by one strategy; `metric` is None where the strategy ignores it."""
 
     model: str

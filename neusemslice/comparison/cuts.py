@@ -2,13 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-from jaxtyping import Float64
-from torch import Tensor
-
 from neusemslice.progress import Progress
 from neusemslice.restructuring import parameters_after
 from neusemslice.slicing import ModelSlice
+from neusemslice.targets import cut_steps
 from neusemslice.tracing import SliceableModel
 
 
@@ -17,22 +14,22 @@ def find_cuts(
 ) -> list[float]:
     """For each compression the cut whose compression is nearest, each cut once, the largest cut first.
 
-    What is kept changes at finitely many cuts and only grows with the cut, so bisection over those finds the nearest.
+    Unlike a target, a compression that no cut comes near is no error: the nearest point belongs to the curve.
 
     Args:
         parameters: of the whole model.
     """
-    steps = _steps(slice_)
+    steps: list[float] = cut_steps(slice_).tolist()
     known: dict[int, float] = {}
 
     def compression(step: int) -> float:
         if step not in known:
             progress.report("cuts", 0, 1)
-            known[step] = 1 - parameters_after(model, slice_.at(float(steps[step])).merged()) / parameters
+            known[step] = 1 - parameters_after(model, slice_.at(steps[step]).merged()) / parameters
         return known[step]
 
     found = {_nearest(compression, len(steps), wanted) for wanted in compressions}
-    return [float(steps[step]) for step in sorted(found, reverse=True)]
+    return [steps[step] for step in sorted(found, reverse=True)]
 
 
 def _nearest(compression: Callable[[int], float], steps: int, wanted: float) -> int:
@@ -46,17 +43,3 @@ def _nearest(compression: Callable[[int], float], steps: int, wanted: float) -> 
             low = middle + 1
     neighbours = (low, max(0, low - 1))
     return min(neighbours, key=lambda step: abs(compression(step) - wanted))
-
-
-def _steps(slice_: ModelSlice) -> Float64[Tensor, " steps"]:
-    """Every cut at which the slice changes, ascending.
-
-    A prefix is the first to reach its coverage only where the curve rises above all before it.
-    """
-    if slice_.config.strategy == "semantic":
-        rising = torch.cat([curve.cummax(1).values.flatten() for curve in slice_.curves.values()])
-        steps: Tensor = torch.unique(rising[rising > 0].clamp(max=1))
-        return steps
-    sizes = {order.shape[1] for order in slice_.orders.values()}
-    shares: Tensor = torch.unique(torch.cat([torch.arange(1, size + 1).double() / size for size in sizes]))
-    return shares

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from neusemslice.comparison.charts import CONTROL, NO_VALUE, Line, legend, line_chart, percent, percent_axis
-from neusemslice.comparison.curves import Curve
+from neusemslice.comparison.curves import AccuracyCurve
 from neusemslice.comparison.page import figure, folded, page, paragraph, table
 from neusemslice.comparison.pilot_report import pilot_section
 from neusemslice.comparison.results import COLUMNS, Comparison
@@ -120,7 +120,7 @@ def _lines(comparison: Comparison, metric: str) -> Iterator[Line]:
         yield Line(strategy, look, tuple(shown), tuple(notes))
 
 
-def _notes(curve: Curve, comparison: Comparison) -> tuple[str, ...]:
+def _notes(curve: AccuracyCurve, comparison: Comparison) -> tuple[str, ...]:
     name = cut_field(curve.strategy)
     points = sorted(curve.points, key=lambda point: (point.compression_rate, point.accuracy))
     (whole,) = (model for model in comparison.models if model.name == curve.model)
@@ -139,7 +139,7 @@ def _compressions(comparison: Comparison) -> list[float]:
     return [0.0, *sorted(comparison.config.compressions or [tenth / 10 for tenth in range(1, 10)])]
 
 
-def _mean_at(comparison: Comparison, curves: list[Curve], x: float) -> float | None:
+def _mean_at(comparison: Comparison, curves: list[AccuracyCurve], x: float) -> float | None:
     found = [value_at(comparison.points_of(curve), x) for curve in curves]
     inside = [value for value in found if value is not None]
     return sum(inside) / len(inside) if inside and len(inside) == len(found) else None

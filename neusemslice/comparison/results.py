@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neusemslice.comparison.curves import Curve
+from neusemslice.comparison.curves import AccuracyCurve
 from neusemslice.comparison.pilot import PilotStudy
 from neusemslice.comparison.statistics import Area, PairedTest, area_under, paired_tests
 from neusemslice.comparison_config import ComparisonConfig
@@ -39,10 +39,10 @@ class Comparison:
     config: ComparisonConfig
     categories: tuple[str, ...]
     models: tuple[ComparedModel, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[AccuracyCurve, ...]
     pilot: tuple[PilotStudy, ...]
 
-    def points_of(self, curve: Curve) -> list[tuple[float, float]]:
+    def points_of(self, curve: AccuracyCurve) -> list[tuple[float, float]]:
         """(compression, accuracy) of a curve, from the whole network on."""
         (whole,) = (model.accuracy for model in self.models if model.name == curve.model)
         return [(0.0, whole), *((point.compression_rate, point.accuracy) for point in curve.points)]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,28 @@ class Dataset:
         rows = np.arange(len(labels)) if limit_per_category is None else _first_of_each(labels, limit_per_category)
         return Batches(self.arrays[f"x_{split}"], labels, rows, batch_size, self.facts.preprocess)
 
+    def hold_out(
+        self, share: float, batch_size: int, *, seed: int, limit_per_category: int | None = None
+    ) -> tuple[Batches, Batches]:
+        """The train split in two: what is left, and a random share of each category held out for validation.
+
+        Args:
+            share: of each category, in (0, 1); at least one sample of each category that has two.
+            seed: draws the samples; the same seed gives the same parts.
+            limit_per_category: of what is left only the first so many samples of each category.
+
+        Raises:
+            ConfigError: the share is out of range, or another number is not positive.
+        """
+        if not 0 < share < 1:
+            raise ConfigError(f"share={share} is out of range.", field="share", hint="Use a share between 0 and 1.")
+        whole = self.batches("train", batch_size, limit_per_category=limit_per_category)
+        held = _share_of_each(whole.labels, share, seed)
+        left = np.setdiff1d(np.arange(len(whole.labels)), held)
+        if limit_per_category is not None:
+            left = left[_first_of_each(whole.labels[left], limit_per_category)]
+        return replace(whole, rows=left), replace(whole, rows=held)
+
 
 def open_dataset(path: str | Path) -> Dataset:
     """Map a file that `import_dataset` wrote; nothing but the labels is read. The file must stay as it is.
@@ -97,3 +119,14 @@ def _first_of_each(labels: NDArray[Any], limit: int) -> NDArray[np.int64]:
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], labels[order])
     return np.sort(order[np.arange(len(order)) - starts < limit])
+
+
+def _share_of_each(labels: NDArray[Any], share: float, seed: int) -> NDArray[np.int64]:
+    """Random rows of each category, ascending: the share, rounded, and at least one, but never all."""
+    draw = np.random.default_rng(seed)
+    chosen = []
+    for category in np.unique(labels):
+        rows = np.flatnonzero(labels == category)
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        chosen.append(draw.permutation(rows)[:count])
+    return np.sort(np.concatenate(chosen))

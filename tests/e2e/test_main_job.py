@@ -103,6 +103,25 @@ def test_the_produced_model_knows_its_origin_and_can_be_sliced_again(service: Se
         }
 
 
+def test_a_comparison_ends_in_a_report_that_is_saved_not_shown(service: Service, story: dict, tmp_path: Path) -> None:
+    both = {name: story[name] for name in ("model_id", "dataset_id")}
+    job = {"kind": "compare", **both, "metrics": ["avg"], "compressions": [0.3, 0.6], "pilot": False}
+    with service.client() as client:
+        compared = client.wait(client.submit(job))
+        assert compared["status"] == "succeeded", compared["error"]
+        artifacts = {item["name"]: item for item in compared["artifacts"]}
+        url = artifacts["report.html"]["links"]["content"]
+        report = client.download(url, tmp_path / "report.html").read_text()
+    assert {name: item["media_type"] for name, item in artifacts.items()} == {
+        "comparison.json": "application/json",
+        "comparison.csv": "text/csv",
+        "report.html": "text/html",
+    }
+    assert compared["result"]["summary"] in report
+    assert compared["result"]["winners"].keys() == {"avg"}
+    assert len(compared["result"]["areas"]) == 4
+
+
 def test_a_slice_of_another_model_is_refused(service: Service, story: dict) -> None:
     with service.client() as client:
         slice_id = next(i["id"] for i in story["sliced"]["artifacts"] if i["name"] == "slice.safetensors")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -51,6 +51,48 @@ def test_slice_restructure_evaluate(folder: Path) -> None:
     found = json.loads(run("evaluate", "restructured.safetensors", *data))
     assert found["samples"] == 10
     assert 0 <= found["accuracy"] <= 1
+
+
+def test_slicing_to_a_target(folder: Path) -> None:
+    arguments = ("net.json", "--weights", "net.safetensors", "--data", "data.npz", "--metric", "avg")
+    run("slice", *arguments, "--strategy", "global", "--target-compression", "0.57")
+    compression = run("restructure", *arguments[:3], "--slice", "slice.safetensors").split("compression_rate: ")[1]
+    assert float(compression.split()[0]) == pytest.approx(1 - 140 / 326)
+    assert "cut at" in run("slice", *arguments, "--max-accuracy-drop", "0.5", "--increment", "2")
+
+
+def test_comparing_models_of_one_architecture(folder: Path) -> None:
+    weights = load_file("net.safetensors")
+    save_file({name: value + 0.1 for name, value in weights.items()}, "other.safetensors")
+    models = ("net.json", "--weights", "net.safetensors", "--weights", "other.safetensors")
+    options = ("--metrics", "avg,taylor", "--compressions", "0.2, 0.5", "--strategies", "semantic,random", "--no-pilot")
+    printed = run("compare", *models, "--data", "data.npz", "--output", "found", *options)
+    values = json.loads((folder / "found" / "comparison.json").read_text())
+    assert [model["name"] for model in values["models"]] == ["net", "other"]
+    assert [len(curve["points"]) for curve in values["curves"]] == [2] * 6
+    assert len(values["tests"]) == 2
+    assert f"{values['areas'][0]['mean']:.2%}" in printed
+    assert "Evaluated on the test split." in printed
+    assert "report.html" in printed
+    assert {path.name for path in (folder / "found").iterdir()} == {
+        "comparison.json",
+        "comparison.csv",
+        "report.html",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("net.json", "small", "--weights", "net.safetensors"), "2 models and --weights"),
+        (("net.json", "--weights", "a", "--weights", "a"), "given twice"),
+        (("net.json", "--compressions", "half"), "--compressions is 'half'"),
+        (("net.json", "--thresholds", "0.9"), "no fractions"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("compare", *arguments, "--data", "data.npz", "--output", "found")
 
 
 def test_an_architecture_needs_weights(folder: Path) -> None:

@@ -41,6 +41,21 @@ def test_an_outcome_that_cannot_be_understood_is_none(workspace: Workspace, cont
     assert workspace.read_outcome() is None
 
 
+def test_outputs_have_the_media_type_of_their_ending(workspace: Workspace) -> None:
+    names = ("slice.safetensors", "comparison.json", "comparison.csv", "report.html")
+    for name in names:
+        workspace.output(name).touch()
+    (workspace.root / OUTCOME).write_text(json.dumps({"outputs": [{"name": name} for name in names]}))
+    outcome = workspace.read_outcome()
+    assert outcome is not None
+    assert [file.media_type for file in outcome.outputs] == [
+        "application/octet-stream",
+        "application/json",
+        "text/csv",
+        "text/html",
+    ]
+
+
 def test_no_outcome_is_none(workspace: Workspace) -> None:
     assert workspace.read_outcome() is None
 

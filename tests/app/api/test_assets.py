@@ -133,6 +133,8 @@ def test_artifacts_of_a_job(api: Api, client: httpx.Client, job: dict[str, objec
     content = client.get(artifact["links"]["content"])
     assert content.content == CONTENT
     assert content.headers["content-disposition"] == 'attachment; filename="report.json"'
+    assert content.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in content.headers["content-security-policy"]
     restructure = {"kind": "restructure", "model_id": job["model_id"], "slice_id": artifact["id"]}
     answer = client.post("/v1/jobs", json=restructure)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/slice_id")

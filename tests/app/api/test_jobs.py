@@ -44,6 +44,9 @@ class TestSubmit:
             ({"slicing": {"strategy": "global", "threshold": 0.9}}, "/slicing", "fraction"),
             ({"slicing": {"threshold": 1.5}}, "/slicing/threshold", "less than or equal to 1"),
             ({"slicing": {"fraction": 0.5}}, "/slicing", "threshold"),
+            ({"slicing": {"target_compression": 1}}, "/slicing/target_compression", "less than 1"),
+            ({"slicing": {"threshold": 0.9, "max_accuracy_drop": 0.1}}, "/slicing", "contradict"),
+            ({"slicing": {"strategy": "global", "increment": 2}}, "/slicing", "increment"),
             ({"sweep": [0]}, "/sweep/0", "greater than 0"),
             ({"thresold": 0.9}, "/thresold", "Extra inputs"),
             ({"kind": "magic"}, "", "slice"),
@@ -78,6 +81,35 @@ class TestSubmit:
         answer = client.post("/v1/jobs", json=job | {"kind": "restructure"} | body)
         assert answer.status_code == 422
         assert words in answer.json()["detail"]
+
+    def test_a_comparison_shows_what_it_will_do(self, client: httpx.Client, job: Job) -> None:
+        answer = client.post("/v1/jobs", json=job | {"kind": "compare", "thresholds": [0.9], "fractions": [0.5]})
+        config = answer.json()["config"]
+        assert answer.status_code == 202
+        assert config["strategies"] == ["semantic", "categorywise", "global", "random"]
+        assert (config["thresholds"], config["compressions"], config["pilot"]) == ([0.9], [], True)
+        assert client.get("/v1/jobs?kind=compare").json()["data"][0]["id"] == answer.json()["id"]
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"strategies": []}, "strategies"),
+            ({"strategies": ["deeparc"]}, "semantic, categorywise, global, random"),
+            ({"metrics": ["avg", "avg"]}, "twice"),
+            ({"metrics": ["magic"]}, "'taylor'"),
+            ({"compressions": [1]}, "less than 1"),
+            ({"compressions": [0.5], "fractions": [0.5]}, "compressions and cuts"),
+            ({"thresholds": [0.9]}, "no fractions"),
+            ({"compressions": [number / 40 for number in range(1, 40)]}, "624 networks to evaluate"),
+            ({"slicing": {}}, "Extra inputs"),
+        ],
+    )
+    def test_a_comparison_that_cannot_be_made_is_a_422(
+        self, client: httpx.Client, job: Job, change: Job, words: str
+    ) -> None:
+        answer = client.post("/v1/jobs", json=job | {"kind": "compare"} | change)
+        assert answer.status_code == 422
+        assert words in answer.json()["detail"] + str(answer.json()["errors"])
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"kind": {}}'])
     def test_what_is_no_job_at_all_is_a_422(self, client: httpx.Client, body: bytes) -> None:

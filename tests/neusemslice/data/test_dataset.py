@@ -68,12 +68,36 @@ def test_the_limit_takes_the_first_of_each_category(tmp_path: Path) -> None:
     assert torch.equal(inputs, torch.from_numpy(X[rows]).float())
 
 
+def test_a_share_of_each_category_is_held_out(tmp_path: Path) -> None:
+    data = dataset(tmp_path)
+    left, held = data.hold_out(0.4, 3, seed=1)
+    assert np.bincount(Y[held.rows]).tolist() == [2, 1, 2]
+    assert sorted([*left.rows, *held.rows]) == list(range(11))
+    assert list(held.rows) == sorted(held.rows)
+    assert torch.equal(torch.cat([labels for _, labels in held]), torch.from_numpy(Y[held.rows]))
+    draws = {tuple(data.hold_out(0.4, 3, seed=seed)[1].rows) for seed in (1, 1, 2, 3, 4, 5)}
+    assert tuple(held.rows) in draws
+    assert 1 < len(draws) <= 5
+    limited, same = data.hold_out(0.4, 3, seed=1, limit_per_category=1)
+    assert list(same.rows) == list(held.rows)
+    assert set(limited.rows) == {next(row for row in left.rows if Y[row] == category) for category in range(3)}
+
+
+def test_a_category_of_one_sample_is_not_held_out(tmp_path: Path) -> None:
+    arrays_of(tmp_path / "a", x_train=X[:4], y_train=np.array([0, 1, 1, 1]))
+    import_dataset(tmp_path / "a", tmp_path / "out")
+    left, held = open_dataset(tmp_path / "out").hold_out(0.99, 4, seed=0)
+    assert 0 in left.rows
+    assert (len(left.rows), len(held.rows)) == (2, 2)
+
+
 def test_wrong_wishes_are_refused(tmp_path: Path) -> None:
     data = dataset(tmp_path)
     for call in (
         lambda: data.batches("val", 4),
         lambda: data.batches("train", 0),
         lambda: data.batches("train", 4, limit_per_category=0),
+        lambda: data.hold_out(1.0, 4, seed=0),
     ):
         with pytest.raises(ConfigError):
             call()

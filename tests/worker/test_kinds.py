@@ -1,0 +1,85 @@
+"""What the kinds of jobs do, on files, without a supervisor."""
+
+import json
+import os
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from neusemslice import ModelSlice, trace
+from neusemslice.checkpoint import save_checkpoint
+from neusemslice.data import import_dataset
+from worker.kinds import carry_out
+from worker.workspace import Limits, Order
+
+IDS = {"model_id": "mdl_" + "0" * 26, "dataset_id": "ds_" + "0" * 26}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An attempt's folder with a model, a dataset with two splits, and a pipe's two ends."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 2))
+    save_checkpoint(trace(network, torch.zeros(1, 8)).graph_module, (8,), tmp_path / "model")
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    inputs = generator.normal(size=(120, 8)).astype(np.float32) + labels[:, None]
+    np.savez(tmp_path / "a.npz", x_train=inputs[:80], y_train=labels[:80], x_test=inputs[80:], y_test=labels[80:])
+    import_dataset(tmp_path / "a.npz", tmp_path / "dataset")
+    (tmp_path / "outputs").mkdir()
+    return tmp_path
+
+
+def work(root: Path, spec: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """The outcome, and under `fractions` the progress that was reported."""
+    limits = Limits(memory_bytes=2**33, file_bytes=2**33, threads=1)
+    order = Order(spec=spec, files={"model": "model", "dataset": "dataset"}, values=values, limits=limits)
+    reading, writing = os.pipe()
+    try:
+        outcome = carry_out(order, root, writing, Event())
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            outcome["fractions"] = [json.loads(line).get("fraction") for line in pipe]
+    finally:
+        torch.set_num_threads(os.cpu_count() or 1)
+    return outcome
+
+
+def test_a_comparison_leaves_three_files_and_names_the_winners(root: Path) -> None:
+    spec = {"kind": "compare", **IDS, "metrics": ["avg", "taylor"], "compressions": [0.3, 0.6], "batch_size": 64}
+    outcome = work(root, spec, model_name="<b>mine</b>")
+    result = outcome["result"]
+    assert [file["name"] for file in outcome["outputs"]] == ["comparison.json", "comparison.csv", "report.html"]
+    values = json.loads((root / "outputs" / "comparison.json").read_text())
+    assert values["models"][0]["name"] == "<b>mine</b>"
+    assert "<b>mine" not in (root / "outputs" / "report.html").read_text()
+    assert (result["evaluated_on"], result["accuracy_before"]) == ("test", values["models"][0]["accuracy"])
+    assert set(result["winners"]) == {"avg", "taylor"}
+    assert {(area["strategy"], area["metric"]) for area in result["areas"]} == {
+        *((name, metric) for name in ("semantic", "categorywise", "global") for metric in ("avg", "taylor")),
+        ("random", None),
+    }
+    assert outcome["fractions"] == sorted(outcome["fractions"])
+    assert outcome["fractions"][-1] == 1
+
+
+def test_a_slice_can_be_made_to_a_compression(root: Path) -> None:
+    slicing = {"strategy": "global", "metric": "avg", "target_compression": 0.53}
+    result = work(root, {"kind": "slice", **IDS, "slicing": slicing, "sweep": [0.9]})["result"]
+    found = ModelSlice.load(root / "outputs" / "slice.safetensors")
+    report = json.loads((root / "outputs" / "report.json").read_text())
+    assert report["config"]["resolved_cut"] == found.config.cut == result["at_cut"]["cut"]
+    assert result["at_cut"]["compression_rate"] == pytest.approx(1 - 115 / 245)
+    assert len(result["sweep"]) == 1
+
+
+def test_accuracy_is_held_on_a_part_of_the_train_split(root: Path) -> None:
+    slicing = {"metric": "avg", "max_accuracy_drop": 0.2}
+    outcome = work(root, {"kind": "slice", **IDS, "slicing": slicing, "limit_per_category": 20})
+    assert ModelSlice.load(root / "outputs" / "slice.safetensors").config.max_accuracy_drop == 0.2
+    assert outcome["result"]["at_cut"]["compression_rate"] > 0
