@@ -325,8 +325,7 @@ def _lift_layer_norm(call: Call) -> Lifted:
         bias=bias is not None,
     )
     layer.load_state_dict({k: v for k, v in (("weight", weight), ("bias", bias)) if v is not None}, assign=True)
-    path = str(values["weight"].target).rpartition(".")[0] if weight is not None else ""
-    return Lifted(layer, (call.require_value(values["input"]),), path or None)
+    return Lifted(layer, (call.require_value(values["input"]),))
 
 
 _CHUNKS = (torch.chunk, torch.split, "chunk", "split")

@@ -207,7 +207,9 @@ class _Lowering:
                 node=path,
                 hint="Give each call a layer of its own.",
             )
-        return self._fresh(path), _rebuild(layer, path), sources
+        container, _, name = path.rpartition(".")
+        again = _join(container, type(layer).__name__.lower()) if name.isdigit() else path
+        return self._fresh(again), _rebuild(layer, path), sources
 
     def _at(self, node: fx.Node) -> str:
         return _join(_caller(node), describe(node))

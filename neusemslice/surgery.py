@@ -68,7 +68,7 @@ def keep_inputs(layer: nn.Module, kept: Indices) -> nn.Module:
     return smaller
 
 
-def keep_channels(layer: nn.Module, inputs: Indices, outputs: Indices) -> nn.Module:
+def keep_channels(layer: nn.Module, inputs: Indices, outputs: Int64[Tensor, " kept_outputs"]) -> nn.Module:
     """A depthwise convolution of only some channels."""
     smaller = keep_outputs(layer, outputs)
     smaller.in_channels = smaller.groups = len(inputs)  # type: ignore[assignment]
