@@ -100,7 +100,7 @@ def collect_features(
     features: dict[Part, Tensor] = {}
     for inputs, labels in check_batches(data, model):
         group_of = plan.group_of(labels).cpu()
-        chosen = _first_samples(group_of, taken, limits)
+        chosen = first_samples(group_of, taken, limits)
         if len(chosen):
             group_of = group_of[chosen]
             with torch.no_grad():
@@ -121,10 +121,16 @@ def collect_features(
     return {part: values[: int(taken[part[1]])] for part, values in features.items()}
 
 
-def _first_samples(
+def first_samples(
     groups: Int64[Tensor, " batch"], taken: Int64[Tensor, " groups"], limits: Int64[Tensor, " groups"]
 ) -> Int64[Tensor, " chosen"]:
-    """Positions in the batch of the samples whose group is not full yet, in order."""
+    """Positions in the batch of the samples whose group is not full yet, in order.
+
+    Args:
+        groups: of each sample.
+        taken: how many samples each group has already.
+        limits: how many it takes.
+    """
     one_hot = torch.nn.functional.one_hot(groups, len(taken))
     rank = (one_hot.cumsum(0) * one_hot).sum(1) + taken[groups]
     return (rank <= limits[groups]).nonzero()[:, 0]

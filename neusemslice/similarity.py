@@ -87,14 +87,42 @@ def prefix_curves(
     return torch.stack(curves)
 
 
+def centred_gram(
+    features: Float[Tensor, "samples neurons positions"], estimator: Estimator = "unbiased"
+) -> Float64[Tensor, "samples samples"]:
+    """The Gram matrix of a layer, centred so that the inner product of two layers' matrices is their HSIC.
+
+    Zero for a layer that does not vary.
+
+    Args:
+        features: outputs of a layer's neurons on some samples.
+        estimator: centred on both sides (`biased`), or U-centred (`unbiased`, Szekely and Rizzo 2014).
+
+    Raises:
+        DatasetError: fewer samples than the estimator needs (4 or 2), or a value is not finite.
+    """
+    layer = _Layer(features, estimator)
+    gram = layer.gram()
+    samples, trace = len(gram), float(gram.trace())
+    if trace <= _CONSTANT * layer.square_sum:
+        return torch.zeros_like(gram)
+    if estimator == "unbiased":
+        gram.fill_diagonal_(0.0)
+        rows = gram.sum(1)
+        gram += rows.sum() / ((samples - 1) * (samples - 2)) - (rows[:, None] + rows) / (samples - 2)
+        gram.fill_diagonal_(0.0)
+    return gram if float(gram.square().sum()) > _DEAD * trace**2 else torch.zeros_like(gram)
+
+
 def working_bytes(samples: int, neurons: int, positions: int) -> int:
     """Most memory that `prefix_curves` takes for two orders, beside the features themselves."""
-    columns, block = neurons * positions, max(_BLOCK_COLUMNS, samples, positions)
+    columns = neurons * positions
     if columns <= _FEW_COLUMNS * samples:
-        numbers = 2 * samples * columns + 2 * block * columns + 3 * neurons**2
+        numbers = 2 * (samples + max(samples, positions)) * columns + 4 * neurons**2
     else:
-        numbers = 4 * samples**2 + 4 * samples * block + 2 * block**2
-    return 8 * (numbers + 2 * samples * neurons + 8 * columns) + 2**16
+        numbers = 5 * samples**2 + 4 * samples * max(_BLOCK_COLUMNS, samples // 2, positions)
+    diagonals = 2 * samples * neurons + 3 * samples * min(neurons, _BLOCK_COLUMNS)
+    return 8 * (numbers + diagonals + 16 * neurons)
 
 
 class _Layer:
@@ -132,6 +160,13 @@ class _Layer:
         """The centred outputs of the neurons in that order."""
         return map(self.take, self._split(order))
 
+    def gram(self) -> Float64[Tensor, "samples samples"]:
+        """The inner products of the samples' centred outputs."""
+        gram = torch.zeros(len(self.squares), len(self.squares), dtype=torch.float64, device=self.squares.device)
+        for block in self.blocks(self.everything):
+            gram.addmm_(block.flatten(1), block.flatten(1).T)
+        return gram
+
     def _split(self, order: Tensor) -> tuple[Tensor, ...]:
         samples, _, positions = self._features.shape
         return torch.split(order, max(1, max(_BLOCK_COLUMNS, samples // 2) // positions))
@@ -139,10 +174,7 @@ class _Layer:
 
 def _by_blocks(layer: _Layer, orders: Sequence[Tensor]) -> Iterator[tuple[Tensor, Products]]:
     """Each order with its products, by N x N matrices."""
-    samples = len(layer.squares)
-    whole = torch.zeros(samples, samples, dtype=torch.float64, device=layer.squares.device)
-    for block in layer.blocks(layer.everything):
-        whole.addmm_(block.flatten(1), block.flatten(1).T)
+    whole = layer.gram()
     with_whole = torch.cat([_with_gram(whole, block) for block in layer.blocks(layer.everything)])
     for order in orders:
         yield order, (with_whole[order].cumsum(0), _norms_in_order(layer, order))

@@ -1,11 +1,14 @@
 """Which neurons are critical: contributions put them in order, a cut decides how many are kept."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from neusemslice.batches import Batches, require_reiterable
 from neusemslice.config import MetricName, SlicingConfig
 from neusemslice.contribution import Contributions, score_many
 from neusemslice.coverage import Coverage, control_order, measure_coverage, own_order
+from neusemslice.deeparc.comparing import slice_by_similarity
 from neusemslice.model_slice import ModelSlice
 from neusemslice.progress import OnProgress, Progress, ShouldStop
 from neusemslice.tracing import SliceableModel
@@ -62,21 +65,27 @@ def slice_many(
     require_reiterable(data)
     check_targets(configs, validation)
     progress = Progress(on_progress, should_stop)
-    metrics = list(dict.fromkeys(config.metric for config in configs))
-    scores = score_many(model, data, metrics, on_progress=on_progress, should_stop=should_stop)
+    by_layer = [place for place, config in enumerate(configs) if config.strategy == "deeparc"]
+    by_neuron = [place for place, config in enumerate(configs) if config.strategy != "deeparc"]
     slices: dict[int, ModelSlice] = {}
-    for places in _with_same_features(configs):
-        coverage = measure_coverage(model, data, [configs[place] for place in places], scores, progress)
-        slices |= {place: _slice(model, configs[place], scores, coverage) for place in places}
+    if by_neuron:
+        metrics = list(dict.fromkeys(configs[place].metric for place in by_neuron))
+        scores = score_many(model, data, metrics, on_progress=on_progress, should_stop=should_stop)
+        for places in _together(configs, by_neuron, "landscape", "samples_per_category"):
+            coverage = measure_coverage(model, data, [configs[place] for place in places], scores, progress)
+            slices |= {place: _slice(model, configs[place], scores, coverage) for place in places}
+    for places in _together(configs, by_layer, "landscape", "samples_per_category", "estimator"):
+        found = slice_by_similarity(model, data, configs[places[0]], on_progress=on_progress, should_stop=should_stop)
+        slices |= {place: replace(found, config=configs[place]) for place in places}
     return resolve_targets(model, [slices[place] for place in range(len(configs))], validation, progress)
 
 
-def _with_same_features(configs: Sequence[SlicingConfig]) -> list[list[int]]:
-    """Places of the configs, together where they compare the same outputs."""
-    places: dict[tuple[str, int], list[int]] = {}
-    for place, config in enumerate(configs):
-        places.setdefault((config.landscape, config.samples_per_category), []).append(place)
-    return list(places.values())
+def _together(configs: Sequence[SlicingConfig], places: Sequence[int], *fields: str) -> list[list[int]]:
+    """The places of configs, together where the configs agree in some fields."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place in places:
+        groups.setdefault(tuple(getattr(configs[place], field) for field in fields), []).append(place)
+    return list(groups.values())
 
 
 def _slice(

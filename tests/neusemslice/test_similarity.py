@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neusemslice.errors import DatasetError
-from neusemslice.similarity import cka_prefix, prefix_curves
+from neusemslice.similarity import centred_gram, cka_prefix, prefix_curves, working_bytes
+from tests.neusemslice.memory import PeakMemory
 from tests.reference import cka as reference
 
 ESTIMATORS = ["unbiased", "biased"]
@@ -33,6 +34,25 @@ def test_several_orders_at_once_are_the_same_curves(shape: tuple[int, ...]) -> N
     orders = [torch.randperm(shape[1], generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
     alone = torch.stack([cka_prefix(features, order) for order in orders])
     torch.testing.assert_close(prefix_curves(features, orders), alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("shape", [*SHAPES, (300, 700, 1), (40, 600, 9), (64, 10, 200), (600, 40, 2), (20, 4, 900)])
+def test_takes_no_more_memory_than_it_says(shape: tuple[int, ...], estimator: str) -> None:
+    features = random_features(shape)
+    orders = [torch.randperm(shape[1], generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    with PeakMemory(features) as memory:
+        prefix_curves(features, orders, estimator)
+    neurons, positions = shape[1], shape[2] if len(shape) == 3 else 1
+    assert 0.1 < memory.peak / working_bytes(shape[0], neurons, positions) <= 1
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("shape", [(12, 5, 3), (7, 40, 20), (30, 700, 1)])
+def test_centred_gram_matrices_are_those_of_the_definition(shape: tuple[int, ...], estimator: str) -> None:
+    features = random_features(shape)
+    expected = reference.centred_gram(features.numpy(), estimator)
+    np.testing.assert_allclose(centred_gram(features, estimator).numpy(), expected, rtol=0, atol=1e-10 * shape[1])
 
 
 @settings(max_examples=30, deadline=None)

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from neusemslice import ModelSlice, SlicingConfig, score_neurons, slice_model, trace
 from neusemslice.errors import CheckpointError, ConfigError, DatasetError, StoppedError
 from neusemslice.features import Plan
+from neusemslice.reading import Reader
 from neusemslice.selection import first_crossing, keep_counts, keep_first
 from neusemslice.similarity import working_bytes
 from neusemslice.slicing import slice_many
+from tests.neusemslice.memory import PeakMemory
 from tests.neusemslice.networks import mlp, vgg_like
 from tests.reference import cka as reference
 
@@ -225,9 +227,9 @@ def test_flattened_landscapes_are_those_of_every_position(model, data) -> None:
 
 
 class TestPasses:
-    """Two places of 10 and 30 neurons, three categories of 40 samples, float32."""
+    """Two places, of 10 neurons at 8 positions and of 30, three categories of 40 samples, float32."""
 
-    VALUES: ClassVar = {"a": torch.zeros(1, 10, 4), "b": torch.zeros(1, 30, 1)}
+    VALUES: ClassVar = {"a": torch.zeros(1, 10, 8), "b": torch.zeros(1, 30, 1)}
 
     def passes(self, budget: int, landscape: str = "pooled") -> list[list[tuple[str, int]]]:
         plan = Plan([40, 40, 40], lambda labels: labels, landscape)
@@ -253,10 +255,78 @@ class TestPasses:
             self.passes(needed - 1)
 
     def test_flattened_outputs_count_their_positions(self) -> None:
-        needed = 40 * 40 * 4 + working_bytes(40, 10, 4)
+        needed = 40 * 80 * 4 + working_bytes(40, 10, 8)
         assert self.passes(needed, "flattened")[:3] == [[("a", 0)], [("a", 1)], [("a", 2)]]
         with pytest.raises(ConfigError, match="'a'"):
             self.passes(needed - 1, "flattened")
+
+
+class TestMemory:
+    def peak(self, model, data, budget: int) -> int:
+        config = SlicingConfig(
+            landscape="flattened", samples_per_category=100, metric="avg", memory_budget_bytes=budget
+        )
+        batches = [tensor for batch in data for tensor in batch]
+        with PeakMemory(*batches, *model.graph_module.state_dict().values()) as memory:
+            slice_model(model, data, config)
+        return memory.peak
+
+    def test_stays_within_the_budget(self, model) -> None:
+        """Beside a forward pass of one batch."""
+        data = batches((2, 12, 12), samples=400)
+        with PeakMemory() as forward:
+            Reader(model).read(data[0][0])
+        budget = max(
+            100 * layer.neurons * layer.spatial * 4 + working_bytes(100, layer.neurons, layer.spatial)
+            for layer in model.sliceable_layers
+        )
+        tight, ample = self.peak(model, data, budget), self.peak(model, data, 2**40)
+        assert tight <= budget + forward.peak
+        assert tight < 0.8 * ample
+
+    def test_does_not_grow_with_the_data(self, model) -> None:
+        few, many = (self.peak(model, batches((2, 12, 12), samples=samples), 2**40) for samples in (320, 960))
+        assert many <= few + 10_000
+
+    def test_reading_ends_when_all_categories_are_full(self, model) -> None:
+        """One pass to score, and of the second only the first batches."""
+        read = []
+
+        class Counting:
+            def __iter__(self):
+                for number, batch in enumerate(batches((2, 12, 12))):
+                    read.append(number)
+                    yield batch
+
+        slice_model(model, Counting(), SlicingConfig(samples_per_category=5))
+        assert read == [0, 1, 2, 3, 0, 0]
+
+
+class TestRegression:
+    """Every output is a category, and every sample belongs to all of them."""
+
+    def test_compares_all_samples_for_each_output(self, model, data) -> None:
+        targets = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(2))
+        regression = [(x, y) for (x, _), y in zip(data, targets.split(16), strict=True)]
+        found = slice_model(model, regression, SlicingConfig(metric="taylor", samples_per_category=40))
+        layer = model.sliceable_layers[-1]
+        with torch.no_grad():
+            values = Reader(model).read(torch.cat([x for x, _ in data])[:40]).values[layer.name]
+        features = layer.per_neuron(values).mean(2).numpy()
+        orders = found.orders[layer.name]
+        assert not torch.equal(orders[0], orders[1])
+        for output in range(3):
+            curve = reference.cka_prefix(features, orders[output].numpy(), "unbiased")
+            np.testing.assert_allclose(found.curves[layer.name][output].numpy(), curve, rtol=0, atol=1e-6)
+
+    def test_holds_the_samples_once(self, model, data) -> None:
+        """The budget that holds them once is enough for all outputs."""
+        regression = [(x, torch.randn(len(x), 3)) for x, _ in data]
+        needed = [
+            SAMPLES * layer.neurons * 4 + working_bytes(SAMPLES, layer.neurons, 1) for layer in model.sliceable_layers
+        ]
+        found = slice_model(model, regression, SlicingConfig(memory_budget_bytes=max(needed)))
+        assert same(found, slice_model(model, regression))
 
 
 class TestBadData:
@@ -267,6 +337,17 @@ class TestBadData:
     def test_too_few_samples_name_the_categories(self, model) -> None:
         with pytest.raises(DatasetError, match=r"Category 0, 1, 2: .* at least 4 samples, and there are 2"):
             slice_model(model, batches((2, 12, 12), samples=6))
+
+    def test_data_that_shrinks_is_noticed(self, model, data) -> None:
+        class Shrinking:
+            passes = 0  # the first is the question whether it can be read again
+
+            def __iter__(self):
+                self.passes += 1
+                return iter(data if self.passes <= 2 else data[:2])
+
+        with pytest.raises(DatasetError, match="fewer samples when it was read again"):
+            slice_model(model, Shrinking())
 
     def test_should_stop_stops(self, model, data) -> None:
         calls = []
