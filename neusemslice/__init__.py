@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from neusemslice.comparison_config import ComparisonConfig as ComparisonConfig
     from neusemslice.config import SlicingConfig as SlicingConfig
     from neusemslice.contribution import Contributions as Contributions
+    from neusemslice.contribution import Statistics as Statistics
+    from neusemslice.contribution import measure_statistics as measure_statistics
+    from neusemslice.contribution import score_many as score_many
     from neusemslice.contribution import score_neurons as score_neurons
     from neusemslice.errors import NeuSemSliceError as NeuSemSliceError
     from neusemslice.errors import UnsupportedModelError as UnsupportedModelError
@@ -34,11 +37,14 @@ _HOME = {
     "NeuSemSliceError": "errors",
     "SliceableModel": "tracing",
     "SlicingConfig": "config",
+    "Statistics": "contribution",
     "UnsupportedModelError": "errors",
     "compare": "comparison",
     "evaluate": "evaluation",
     "load_checkpoint": "checkpoint",
+    "measure_statistics": "contribution",
     "restructure": "restructuring",
+    "score_many": "contribution",
     "score_neurons": "contribution",
     "slice_model": "slicing",
     "trace": "tracing",

@@ -153,10 +153,12 @@ def _layers_of(path: str | Path, about: dict[str, Any]) -> dict[str, int]:
         raise _damaged(path, "its layers are no pairs of name and neurons")
     if not all(isinstance(name, str) and type(neurons) is int and neurons > 0 for name, neurons in layers):
         raise _damaged(path, "its layers are no pairs of name and neurons")
-    known = about.get("metric") in METRICS and about.get("task") in get_args(Task)
-    if not known or not isinstance(about.get("model_fingerprint"), str):
+    if len(dict(layers)) != len(layers):
+        raise _damaged(path, "it names a layer twice")
+    metric, task, fingerprint = (about.get(field) for field in ("metric", "task", "model_fingerprint"))
+    if metric not in tuple(METRICS) or task not in get_args(Task) or not isinstance(fingerprint, str):
         raise _damaged(path, "its metric, task or model is unknown")
-    if isinstance(about.get("baseline"), str) != METRICS[about["metric"]].takes_baseline:
+    if isinstance(about.get("baseline"), str) != METRICS[metric].takes_baseline:
         raise _damaged(path, "its baseline does not go with its metric")
     return dict(layers)
 

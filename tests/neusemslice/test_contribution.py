@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neusemslice.batches import memberships
 from neusemslice.config import MetricName
-from neusemslice.contribution import METRICS, Contributions, deeplift_contributions, score_neurons
+from neusemslice.contribution import METRICS, Contributions, deeplift_contributions, score_many, score_neurons
 from neusemslice.contribution.moments import Moments
 from neusemslice.errors import ConfigError, DatasetError, StoppedError
-from neusemslice.tracing import SliceableModel, trace
+from neusemslice.tracing import SliceableLayer, SliceableModel, trace
+from tests.neusemslice.graphs import GRAPHS, graph
 from tests.neusemslice.networks import mlp, randomised, vgg_like
-from tests.reference.taylor import taylor_scores
+from tests.reference.taylor import cross_entropy, loss_slopes, per_category, squared_error, weight_terms
 
 COUNTS = (17, 9, 4)
 
@@ -89,21 +91,66 @@ def test_ens_of_a_layer_whose_neurons_agree_is_zero() -> None:
     assert torch.equal(found["0"], torch.zeros(3, 5, dtype=torch.float64))
 
 
+def halves(network: nn.Sequential, layer: str) -> tuple[nn.Module, nn.Module]:
+    """The network up to the place where the layer is read, with a channel for each neuron there, and the rest."""
+    head: nn.Module = network[: CUTS[layer] + 1]
+    tail: nn.Module = network[CUTS[layer] + 1 :]
+    if layer == "4":
+        return nn.Sequential(head, nn.Unflatten(1, (-1, 4))), nn.Sequential(nn.Flatten(), tail)
+    return head, tail
+
+
 @pytest.mark.parametrize("layer", CUTS)
-def test_taylor_is_the_squared_answer_of_each_samples_loss_to_the_neurons_scale(
+def test_taylor_squares_the_answer_of_the_loss_to_the_neurons_scale(
     model: SliceableModel, network: nn.Sequential, data: tuple[Tensor, Tensor], layer: str
 ) -> None:
-    cut = CUTS[layer]
-    positions = 4 if layer == "4" else 1
-    head: nn.Module = network[: cut + 1]
-    tail: nn.Module = network[cut + 1 :]
-    if positions > 1:
-        head = nn.Sequential(head, nn.Unflatten(1, (-1, positions)))
-        tail = nn.Sequential(nn.Flatten(), tail)
-    expected = taylor_scores(head, tail, data[0].double(), data[1], 3)
-    found = score_neurons(model, in_batches(data, 7), "taylor")
-    for category in range(3):
-        assert torch.allclose(found[layer][category], expected[category], rtol=1e-5, atol=1e-12)
+    """taylor for each sample, taylor_summed for the category as a whole."""
+    slopes = loss_slopes(*halves(network, layer), data, cross_entropy)
+    found = score_many(model, in_batches(data, 7), ["taylor", "taylor_summed"])
+    squares = per_category(slopes, data[1], lambda own: own.square().mean(0))
+    sums = per_category(slopes, data[1], lambda own: own.mean(0).square())
+    assert torch.allclose(found["taylor"][layer], squares, rtol=1e-5, atol=1e-12)
+    assert torch.allclose(found["taylor_summed"][layer], sums, rtol=1e-4, atol=1e-12)
+    assert torch.allclose(found["taylor_summed"].overall[layer], slopes.mean(0).square(), rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", CUTS)
+def test_taylor_weight_is_made_of_each_samples_own_weight_gradient(
+    model: SliceableModel, network: nn.Sequential, data: tuple[Tensor, Tensor], layer: str
+) -> None:
+    terms = weight_terms(network, layer, data, cross_entropy)
+    found = score_neurons(model, in_batches(data, 7), "taylor_weight")
+    expected = per_category(terms, data[1], lambda own: own.mean(0))
+    assert torch.allclose(found[layer], expected, rtol=1e-9, atol=1e-18)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_gradient_metrics_follow_branches_joins_groups_and_tokens(name: str) -> None:
+    network, (_, shape) = graph(name).double(), GRAPHS[name]
+    data = samples(*shape)
+    model = trace(network, data[0].double())
+    found = score_many(model, in_batches(data, 9), ["taylor", "taylor_weight"])
+    for layer in model.sliceable_layers:
+        expected = per_category(gate_slopes(model, layer, data).square(), data[1], lambda own: own.mean(0))
+        assert torch.allclose(found["taylor"][layer.name], expected, rtol=1e-8, atol=1e-18)
+        terms = weight_terms(network, layer.name, data, cross_entropy)
+        expected = per_category(terms, data[1], lambda own: own.mean(0))
+        assert torch.allclose(found["taylor_weight"][layer.name], expected, rtol=1e-8, atol=1e-18)
+
+
+def gate_slopes(model: SliceableModel, layer: SliceableLayer, data: tuple[Tensor, Tensor]) -> Tensor:
+    """dL/ds for a factor s of each neuron, laid on the output of the read place."""
+    gates = torch.ones(len(data[0]), layer.neurons, dtype=torch.float64, requires_grad=True)
+
+    def lay(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        first = output.movedim(layer.axis, 1)
+        return (layer.per_neuron(output) * gates.unsqueeze(2)).reshape(first.shape).movedim(1, layer.axis)
+
+    handle = model.graph_module.get_submodule(layer.read_node).register_forward_hook(lay)
+    logits = model(data[0].double())
+    handle.remove()
+    losses = nn.functional.cross_entropy(logits, data[1], reduction="sum")
+    return torch.autograd.grad(losses, gates)[0]
 
 
 def test_deeplift_is_the_absolute_mean_over_the_category(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
@@ -117,11 +164,16 @@ def test_deeplift_is_the_absolute_mean_over_the_category(model: SliceableModel, 
         assert torch.allclose(scores.overall[layer], values.mean(0).abs(), rtol=1e-9, atol=1e-14)
 
 
+ALONG_PATHS = ("conductance", "integrated_gradients")
+"""Metrics that take many passes of each sample."""
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_neither_batch_size_nor_order_matter(model: SliceableModel, data: tuple[Tensor, Tensor], metric: str) -> None:
     whole = score_neurons(model, [data], metric)
     turned = (data[0].flip(0), data[1].flip(0))
-    for other in (in_batches(data, 1), in_batches(data, 11), in_batches(turned, 8)):
+    sizes = [11] if metric in ALONG_PATHS else [1, 11]
+    for other in (*(in_batches(data, size) for size in sizes), in_batches(turned, 8)):
         found = score_neurons(model, other, metric)
         for layer in whole:
             assert torch.allclose(found[layer], whole[layer], rtol=1e-9, atol=1e-14)
@@ -211,12 +263,31 @@ X, Y = samples(2, 12, 12)
         ([(X, Y - 1)], r"(?s)batch 0.* -1"),
         ([(X[:, :, :11], Y)], r"(?s)11, 12\).*\(2, 12, 12\)"),
         ([(X[Y != 2], Y[Y != 2])], r"no samples of category 2 \(of 3\)"),
-        ([(X, Y.float())], "float32"),
+        ([(X, Y.float())], r"float32.*targets of a regression.*3 outputs"),
+        ([(X, torch.zeros(30, 2))], r"\(30, 2\).*3 outputs"),
+        ([(X, torch.full((30, 3), torch.nan))], "targets of batch 0 hold NaN"),
+        ([(X, Y), (X, torch.zeros(30, 3))], "(?s)batch 1.*float64.*first batch torch.int64"),
+        ([(X, torch.zeros(30, 3)), (X, Y)], "(?s)batch 1.*int64.*first batch torch.float64"),
         ([(X, Y[1:])], "(?i)labels"),
         ([X], "pair"),
         ([(X * torch.nan, Y)], "NaN or infinite"),
     ],
-    ids=["none", "empty", "above", "below", "shape", "missing", "float", "lengths", "no pair", "nan"],
+    ids=[
+        "none",
+        "empty",
+        "above",
+        "below",
+        "shape",
+        "missing",
+        "float",
+        "outputs",
+        "nan target",
+        "mixed",
+        "mixed back",
+        "lengths",
+        "no pair",
+        "nan",
+    ],
 )
 def test_data_that_does_not_fit_is_refused(model: SliceableModel, batches: list[object], message: str) -> None:
     with pytest.raises(DatasetError, match=message) as caught:
@@ -276,3 +347,76 @@ def test_taylor_keeps_its_digits_when_the_network_is_sure(factor: float) -> None
     assert z.min() > 2 * factor / 20
     for category in (0, 1):
         torch.testing.assert_close(scores["0"][category], terms[labels == category].mean(0), rtol=1e-3, atol=0)
+
+
+def regression_data(outputs: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(11, 6, generator=generator), torch.randn(11, outputs, generator=generator)
+
+
+def regressor(outputs: int) -> nn.Sequential:
+    layers = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, outputs))
+    return randomised(layers).double()
+
+
+def test_activations_of_a_regression_are_those_of_all_samples_for_every_output() -> None:
+    network, data = regressor(2), regression_data(2)
+    found = score_many(trace(network, data[0]), in_batches(data, 4), ["avg", "var", "ens"])
+    with torch.no_grad():
+        values = network[:2](data[0].double())
+    for output in range(2):
+        assert torch.allclose(found["avg"]["0"][output], values.mean(0), rtol=1e-12)
+        assert torch.allclose(found["var"]["0"][output], values.var(0, correction=0), rtol=1e-10)
+    assert torch.allclose(found["avg"].overall["0"], values.mean(0), rtol=1e-12)
+    assert found["avg"].counts.tolist() == [11, 11]
+    assert torch.equal(found["ens"]["0"][0], found["ens"]["0"][1])
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_gradient_metrics_of_a_regression_take_each_outputs_squared_error(outputs: int) -> None:
+    network, data = regressor(outputs), regression_data(outputs)
+    found = score_many(trace(network, data[0]), in_batches(data, 4), ["taylor", "taylor_summed", "taylor_weight"])
+    for output in range(outputs):
+        slopes = loss_slopes(network[:2], network[2:], data, squared_error(output))
+        assert torch.allclose(found["taylor"]["0"][output], slopes.square().mean(0), rtol=1e-5, atol=1e-12)
+        assert torch.allclose(found["taylor_summed"]["0"][output], slopes.mean(0).square(), rtol=1e-4, atol=1e-12)
+        terms = weight_terms(network, "2", data, squared_error(output))
+        assert torch.allclose(found["taylor_weight"]["2"][output], terms.mean(0), rtol=1e-9, atol=1e-18)
+
+
+@pytest.mark.parametrize("metric", ["deeplift", "conductance", "integrated_gradients"])
+def test_attributions_of_a_regression_go_to_each_output(metric: str) -> None:
+    """What categories get when every sample is of that category."""
+    network, data = regressor(2), regression_data(2)
+    model = trace(network, data[0])
+    found = score_neurons(model, in_batches(data, 4), metric)
+    for output in range(2):
+        own = torch.full((11,), output)
+        other = (data[0][:1], torch.tensor([1 - output]))
+        expected = score_neurons(model, [(data[0], own), other], metric)
+        assert torch.allclose(found["2"][output], expected["2"][output], rtol=1e-9, atol=1e-14)
+
+
+def test_targets_of_one_output_may_be_given_flat() -> None:
+    model, (inputs, targets) = trace(regressor(1), torch.zeros(1, 6)), regression_data(1)
+    flat, column = (score_neurons(model, [(inputs, given)], "taylor") for given in (targets[:, 0], targets))
+    assert torch.equal(flat["0"], column["0"])
+
+
+def test_a_regression_through_a_softmax_is_refused() -> None:
+    model = trace(nn.Sequential(*mlp(), nn.LogSoftmax(1)), torch.zeros(1, 6))
+    with pytest.raises(DatasetError, match="ends in a softmax"):
+        score_neurons(model, [(torch.zeros(4, 6), torch.zeros(4, 3))])
+
+
+@pytest.mark.parametrize(
+    ("labels", "pairs"),
+    [
+        (torch.tensor([2, 0]), [(0, 2), (1, 0)]),
+        (torch.zeros(2, 3, dtype=torch.float64), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]),
+    ],
+    ids=["categories", "targets"],
+)
+def test_memberships(labels: Tensor, pairs: list[tuple[int, int]]) -> None:
+    rows, categories = memberships(labels, 3)
+    assert list(zip(rows.tolist(), categories.tolist(), strict=True)) == pairs
