@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from neusemslice.batches import Batches, require_reiterable
 from neusemslice.comparison.curves import AccuracyCurve, measure_accuracy, measure_points
 from neusemslice.comparison.cuts import find_cuts
-from neusemslice.comparison.pilot import RANGES, PilotStudy, rank_by, study_categories
+from neusemslice.comparison.pilot import Orders, PilotStudy, study, study_categories
 from neusemslice.comparison.results import ComparedModel, Comparison
 from neusemslice.comparison_config import METRIC_FREE, ComparisonConfig
 from neusemslice.config import SlicingConfig
@@ -124,19 +124,14 @@ def _study(
     progress: Progress,
 ) -> PilotStudy:
     """The pilot study of one model, with the random order as control."""
-    categories = study_categories(whole.per_category, config.pilot_categories)
-    orders: list[tuple[str | None, ModelSlice, ModelSlice | None]] = [
-        (
+    orders = [
+        Orders(
             metric,
             slices[config.slicing_config("global", metric)],
             slices[config.slicing_config("categorywise", metric)],
         )
         for metric in config.metrics
     ]
-    orders.append((None, slices[config.slicing_config("random", config.metrics[0])], None))
-    total = RANGES * len(orders)
-    rankings = tuple(
-        rank_by(model, metric, overall, own, test, categories, progress, number * RANGES, total)
-        for number, (metric, overall, own) in enumerate(orders)
-    )
-    return PilotStudy(whole.name, categories, rankings)
+    orders.append(Orders(None, slices[config.slicing_config("random", config.metrics[0])], None))
+    categories = study_categories(whole.per_category, config.pilot_categories)
+    return study(whole.name, model, orders, test, categories, progress)

@@ -13,6 +13,9 @@ from neusemslice.restructuring import restructure
 from neusemslice.slicing import ModelSlice
 from neusemslice.tracing import SliceableModel
 
+Accuracies = tuple[float, tuple[float | None, ...]]
+"""Overall, and of each category."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -64,9 +67,7 @@ def measure_points(
     return tuple(points)
 
 
-def measure_accuracy(
-    network: nn.Module | SliceableModel, data: Batches, should_stop: ShouldStop | None
-) -> tuple[float, tuple[float | None, ...]]:
+def measure_accuracy(network: nn.Module | SliceableModel, data: Batches, should_stop: ShouldStop | None) -> Accuracies:
     """Accuracy overall, and of each category (None where it has no samples).
 
     Raises:

@@ -5,7 +5,8 @@ Each range is silenced in all layers at once. If a metric is right about what co
 hurts most and the last least.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from neusemslice.batches import Batches, as_pair
-from neusemslice.comparison.curves import measure_accuracy
+from neusemslice.comparison.curves import Accuracies, measure_accuracy
 from neusemslice.masking import mask_neurons
 from neusemslice.progress import Progress
 from neusemslice.slicing import ModelSlice
@@ -54,18 +55,12 @@ class PilotStudy:
 
 
 @dataclass(frozen=True)
-class OfCategory:
-    """The samples of one category, batch by batch; iterating again starts again."""
+class Orders:
+    """Slices whose orders are studied: the same for all categories, and each category's own (None for the control)."""
 
-    data: Batches
-    category: int
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, batch in enumerate(self.data):
-            inputs, labels = as_pair(batch, number)
-            chosen = labels == self.category
-            if bool(chosen.any()):
-                yield inputs[chosen], labels[chosen]
+    metric: str | None
+    overall: ModelSlice
+    own: ModelSlice | None
 
 
 def study_categories(per_category: Sequence[float | None], most: int) -> tuple[int, ...]:
@@ -77,35 +72,52 @@ def study_categories(per_category: Sequence[float | None], most: int) -> tuple[i
     return tuple(present[place] for place in places)
 
 
-def rank_by(
+def study(
+    name: str,
     model: SliceableModel,
-    metric: str | None,
-    overall: ModelSlice,
-    own: ModelSlice | None,
+    all_orders: Sequence[Orders],
     test: Batches,
-    categories: Sequence[int],
+    categories: tuple[int, ...],
     progress: Progress,
-    done: int,
-    total: int,
-) -> Ranking:
-    """Silence every range of an order, and of each category's own order if there is one.
+) -> PilotStudy:
+    """Silence every range of every order. The samples of one category at a time are held in memory."""
+    own_orders = [orders.own for orders in all_orders if orders.own is not None]
+    total, done = RANGES * (len(all_orders) + len(own_orders) * len(categories)), itertools.count(1)
 
-    Args:
-        overall: its orders are the same for all categories.
-        own: its orders are each category's own.
-    """
-    whole, whole_per_category, by_category = [], [], []
-    for number in range(RANGES):
-        masked = mask_neurons(model, keep_without(overall.orders, 0, number))
-        accuracy, per_category = measure_accuracy(masked, test, progress.should_stop)
-        whole.append(accuracy)
-        whole_per_category.append(per_category)
-        if own is not None:
-            by_category.append(
-                tuple(_accuracy_without(model, own, number, category, test, progress) for category in categories)
-            )
-        progress.report("pilot", done + number + 1, total)
-    return Ranking(metric, tuple(whole), tuple(whole_per_category), None if own is None else tuple(by_category))
+    def accuracy(slice_: ModelSlice, category: int, number: int, data: Batches) -> Accuracies:
+        masked = mask_neurons(model, keep_without(slice_.orders, category, number))
+        found = measure_accuracy(masked, data, progress.should_stop)
+        progress.report("pilot", next(done), total)
+        return found
+
+    overall = [[accuracy(orders.overall, 0, number, test) for number in range(RANGES)] for orders in all_orders]
+    own: list[list[list[float]]] = []
+    for category in categories:
+        samples = samples_of(test, category)
+        own.append(
+            [[accuracy(slice_, category, number, samples)[0] for number in range(RANGES)] for slice_ in own_orders]
+        )
+    by_order = iter(zip(*own, strict=True))
+    rankings = tuple(
+        Ranking(
+            orders.metric,
+            tuple(share for share, _ in found),
+            tuple(per_category for _, per_category in found),
+            None if orders.own is None else tuple(zip(*next(by_order), strict=True)),
+        )
+        for orders, found in zip(all_orders, overall, strict=True)
+    )
+    return PilotStudy(name, categories, rankings)
+
+
+def samples_of(data: Batches, category: int) -> list[tuple[Tensor, Tensor]]:
+    """The samples of one category, batch by batch."""
+    chosen = []
+    for number, batch in enumerate(data):
+        inputs, labels = as_pair(batch, number)
+        if bool((labels == category).any()):
+            chosen.append((inputs[labels == category], labels[labels == category]))
+    return chosen
 
 
 def keep_without(
@@ -124,10 +136,3 @@ def keep_without(
         if mask.any():
             keep[layer] = mask
     return keep
-
-
-def _accuracy_without(
-    model: SliceableModel, own: ModelSlice, number: int, category: int, test: Batches, progress: Progress
-) -> float:
-    masked = mask_neurons(model, keep_without(own.orders, category, number))
-    return measure_accuracy(masked, OfCategory(test, category), progress.should_stop)[0]

@@ -45,6 +45,9 @@ def pilot_section(study: PilotStudy, comparison: Comparison) -> str:
         for ranking in study.rankings
         if (means := ranking.own_mean()) is not None
     ]
+    rows += [
+        [_name(other), *(percent(value, 2) for value in other.overall)] for other in study.rankings if not other.own
+    ]
     tables.append(
         table(f"By each category's own order, mean over {len(study.categories)} categories", ["Metric", *_TENTHS], rows)
     )

@@ -89,10 +89,7 @@ def _curves(comparison: Comparison) -> str:
         title = f"Accuracy over compression with {metric}"
         chart = line_chart(title, "; ".join(map(_described, lines)), x, y, lines, level=level)
         charts.append(figure(metric, chart))
-    words = (
-        "Every point is the network itself after the removal, without any training, on data that the analysis has "
-        "not seen."
-    )
+    words = "Every point is the network itself after the removal, without any training, evaluated on the test data."
     if len(comparison.models) > 1:
         words += f" Bold lines are means over the {len(comparison.models)} models, thin lines are the models."
     named = [line for line in next(iter(groups.values())) if not line.faint]
@@ -199,9 +196,9 @@ def _tests(comparison: Comparison) -> str:
     if len(comparison.models) < 2:
         words = "With one model there is nothing to pair: compare several, such as one network trained anew each time."
         return f"<h2>Tests</h2>{paragraph(words, 'soft')}"
-    header = ["Metric", "Strategies", "Difference", "95 % interval", "t", "p", "Cohen's d"]
+    header = ["Pair", "Difference", "95 % interval", "t", "p", "Cohen's d"]
     rows = [_test_row(test) for test in comparison.tests]
-    best = {(row, 5) for row, test in enumerate(comparison.tests) if test.p is not None and test.p < _SIGNIFICANT}
+    best = {(row, 4) for row, test in enumerate(comparison.tests) if test.p is not None and test.p < _SIGNIFICANT}
     words = (
         f"The areas of two strategies, paired by model ({len(comparison.models)} models): two-sided t-test, not "
         "corrected for the number of tests; Cohen's d is the mean difference divided by the standard deviation of the "
@@ -214,8 +211,7 @@ def _test_row(test: PairedTest) -> list[str]:
     numbers = [f"{value:.3g}" if value is not None else NO_VALUE for value in (test.t, test.p, test.cohens_d)]
     interval = NO_VALUE if test.low is None or test.high is None else f"{_points(test.low)} to {_points(test.high)}"
     return [
-        test.metric,
-        f"{test.first} \N{MINUS SIGN} {test.second}",
+        f"{test.metric}: {test.first} \N{MINUS SIGN} {test.second}",
         _points(test.mean_difference),
         interval,
         *numbers,

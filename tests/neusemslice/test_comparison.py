@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neusemslice import ComparisonConfig, SliceableModel, SlicingConfig, compare, evaluate, restructure, trace
 from neusemslice.comparison import Comparison
 from neusemslice.comparison.cuts import find_cuts
-from neusemslice.comparison.pilot import OfCategory, keep_without, study_categories
+from neusemslice.comparison.pilot import keep_without, samples_of, study_categories
 from neusemslice.comparison.report import summary, to_html
 from neusemslice.comparison.results import COLUMNS
 from neusemslice.errors import ConfigError, DatasetError, StoppedError
@@ -176,7 +176,7 @@ class TestPilot:
         assert study_categories([0.5] * 101, 3) == (0, 50, 100)
 
     def test_one_categorys_samples(self) -> None:
-        found = list(OfCategory([(torch.arange(4.0)[:, None], torch.tensor([0, 1, 1, 2]))] * 2, 1))
+        found = samples_of([(torch.arange(4.0)[:, None], torch.tensor([0, 1, 1, 2]))] * 2, 1)
         assert [inputs.flatten().tolist() for inputs, _ in found] == [[1, 2], [1, 2]]
         assert all((labels == 1).all() for _, labels in found)
 
@@ -271,7 +271,7 @@ def test_progress_and_stopping(models: dict[str, SliceableModel]) -> None:
     data, seen = batches((6,), 3), []
     config = ComparisonConfig(strategies=("global",), metrics=("avg",), compressions=(0.3, 0.6))
     compare(models["second"], data, data, config, on_progress=lambda *step: seen.append(step))
-    assert seen[-1] == ("pilot", 20, 20)
+    assert seen[-1] == ("pilot", 50, 50)
     assert ("evaluate", 2, 2) in seen
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     assert stages == ["score", "coverage", "cuts", "evaluate", "pilot"]
