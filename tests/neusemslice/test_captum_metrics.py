@@ -1,4 +1,4 @@
-"""Conductance and integrated gradients: against their formulas and captum layer by layer, and no hook is left behind."""
+"""Conductance and integrated gradients: against their formulas and captum layer by layer; no hook is left behind."""
 
 from collections.abc import Iterator
 from itertools import chain

@@ -60,7 +60,9 @@ def test_modes_come_back_after_a_failure() -> None:
         ([], "no sample"),
         ([(torch.zeros(2, 6), torch.tensor([0, 3]))], "go from 0 to 3"),
         ([(torch.zeros(2, 6), torch.tensor([-1, 0]))], "go from -1"),
-        ([(torch.zeros(2, 6), torch.zeros(2))], "float32"),
+        ([(torch.zeros(2, 6), torch.zeros(2))], "float32.*3 outputs"),
+        ([(torch.zeros(2, 6), torch.full((2, 3), torch.inf))], "targets of batch 0 hold NaN"),
+        ([(torch.zeros(2, 6), torch.zeros(2, 3)), (torch.zeros(2, 6), torch.zeros(2).long())], "(?s)batch 1.*int64"),
         ([(torch.zeros(2, 6), torch.zeros(3, dtype=torch.long))], "2 inputs and 3 labels"),
         ([torch.zeros(2, 6)], "not a pair"),
     ],
@@ -98,3 +100,44 @@ def test_the_loss_behind_a_softmax_is_that_of_its_logits() -> None:
 def test_an_output_that_is_not_finite_has_no_accuracy() -> None:
     with pytest.raises(DatasetError, match="NaN or infinite"):
         evaluate(mlp(), [(torch.full((4, 6), float("nan")), torch.zeros(4, dtype=torch.long))])
+
+
+def test_a_regression_by_hand() -> None:
+    """Errors 1, 0, 2 on the first output, whose targets 0, 2, 4 vary by 8; the second output's targets are constant."""
+    outputs = torch.tensor([[1.0, 5.0], [2.0, 5.0], [2.0, 8.0]])
+    targets = torch.tensor([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]])
+    found = evaluate(Identity(), [(outputs[:1], targets[:1]), (outputs[1:], targets[1:])])
+    assert found.accuracy is None
+    assert found.samples == 3
+    assert found.loss == pytest.approx((1 + 4 + 9) / 6)
+    assert found.per_category == (pytest.approx(1 - 5 / 8), None)
+    assert found.to_dict()["accuracy"] is None
+
+
+def test_r_squared_does_not_suffer_from_a_large_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(64, 1, generator=generator, dtype=torch.float64) + 1e7
+    outputs = targets + 0.5 * torch.randn(64, 1, generator=generator, dtype=torch.float64)
+    found = evaluate(Identity().double(), list(zip(outputs.split(5), targets.split(5), strict=True)))
+    expected = 1 - (outputs - targets).square().sum() / (targets - targets.mean()).square().sum()
+    assert found.per_category[0] == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_a_traced_regression_of_one_output_takes_flat_targets() -> None:
+    network = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)).eval()
+    inputs, targets = torch.randn(9, 4), torch.randn(9)
+    found = evaluate(trace(network, inputs), [(inputs, targets)])
+    with torch.no_grad():
+        expected = (network(inputs)[:, 0] - targets).square().mean()
+    assert found.loss == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("head", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_regression_through_a_softmax_is_refused(head: nn.Module) -> None:
+    with pytest.raises(DatasetError, match="ends in a softmax"):
+        evaluate(nn.Sequential(*mlp(), head), [(torch.zeros(2, 6), torch.zeros(2, 3))])
+
+
+def test_an_output_that_is_no_table_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"\(2,\), not \[batch, categories\]"):
+        evaluate(nn.Flatten(0), [(torch.zeros(2, 1), torch.zeros(2))])
