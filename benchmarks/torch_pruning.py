@@ -2,7 +2,7 @@
 
     python -m benchmarks.torch_pruning ARCHITECTURE.json WEIGHTS.safetensors DATA --preprocess '{"scale": 0.00392157}'
 
-Torch-Pruning's pipeline: gradients of the same images, GroupTaylorImportance (and GroupNormImportance, which needs no
+Torch-Pruning's pipeline: gradients of the same images, GroupTaylorImportance (and GroupMagnitudeImportance, which needs no
 data), MetaPruner over the whole network with its pruning ratio searched until as many parameters are gone.
 Ours: a semantic slice by Taylor with `target_compression`. No one retrains.
 """
@@ -99,7 +99,7 @@ def _theirs(network: nn.Module, shape: tuple[int, ...], data, target: float, *, 
         kind = (
             torch_pruning.importance.GroupTaylorImportance
             if with_gradients
-            else torch_pruning.importance.GroupNormImportance
+            else torch_pruning.importance.GroupMagnitudeImportance
         )
         classifier = [module for module in candidate.modules() if isinstance(module, nn.Linear)][-1]
         pruner = torch_pruning.pruner.MetaPruner(

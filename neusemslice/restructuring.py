@@ -1,7 +1,7 @@
 """Physical removal of the neurons that are not critical, with a proof for each result."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from torch import Tensor, fx, nn
 
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.cutting import Branches, Cut, cut_neurons
+from neusemslice.deeparc import Seam, remove_redundant
 from neusemslice.errors import RestructureError, SliceMismatchError
 from neusemslice.graph_layers import Scatter
 from neusemslice.masking import mask_neurons
+from neusemslice.model_slice import ModelSlice
 from neusemslice.profiling import count_flops, count_parameters
 from neusemslice.progress import OnProgress, Progress, ShouldStop
-from neusemslice.slicing import ModelSlice
 from neusemslice.surgery import cut_layer
 from neusemslice.tracing import SliceableModel
 
@@ -41,7 +42,9 @@ class RestructureReport:
     Attributes:
         compression_rate: share of the parameters removed.
         flops_before, flops_after: of one forward pass on one sample.
-        max_relative_difference: between the logits of the masked and the restructured network on the probe batch.
+        max_relative_difference: between the logits of the masked and the restructured network on the probe batch; None
+            after deeparc, whose sewing layers imitate what they replace.
+        seams: what deeparc took out, and how well the rest was sewn together.
     """
 
     parameters_before: int
@@ -50,7 +53,8 @@ class RestructureReport:
     flops_before: int
     flops_after: int
     layers: dict[str, LayerCount]
-    max_relative_difference: float
+    max_relative_difference: float | None
+    seams: tuple[Seam, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -75,51 +79,69 @@ def restructure(
     slice_: ModelSlice | Mapping[str, Bool[Tensor, " _"]],
     *,
     branches: Branches = "union",
+    calibration: Iterable[Any] | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Restructured:
     """Keep only the critical neurons, physically: smaller tensors, no zeros (formula 7).
 
-    The result has proven itself: on a probe batch its logits are those of the masked network.
+    The result has proven itself: on a probe batch its logits are those of the masked network. A deeparc slice takes
+    whole layers out instead and sews the rest together (`neusemslice.deeparc`), which only imitates them.
 
     Args:
         slice_: a slice of this model, or a keep mask for each layer (layers that are not named stay whole).
         branches: what happens where branches are added up, see `neusemslice.cutting.Branches`.
+        calibration: re-iterable batches of unlabelled samples, or of pairs; for the sewing layers of a deeparc slice.
 
     Raises:
         SliceMismatchError: the slice belongs to another model.
         RestructureError: the smaller network does not compute what the masked one computes.
+        ConfigError: a deeparc slice needs calibration data.
+        DatasetError: the calibration data does not fit the model.
         StoppedError: should_stop() returned true.
     """
     progress = Progress(on_progress, should_stop)
+    progress.report("restructure", 0, 2)
     if isinstance(slice_, ModelSlice):
         if slice_.model_fingerprint != model.fingerprint:
             raise SliceMismatchError(
                 "The slice was made from another model: the fingerprints differ.", hint="Slice this model."
             )
-        keep = slice_.merged()
+        if slice_.config.strategy == "deeparc":
+            sewn = remove_redundant(model, slice_, calibration, should_stop=should_stop)
+            progress.report("restructure", 2, 2)
+            return Restructured(sewn.model, model.input_shape, _report(model, sewn.model, None, sewn.seams))
+        keep: Mapping[str, Tensor] = slice_.merged()
     else:
-        keep = dict(slice_)
-    progress.report("restructure", 0, 2)
-    cut = cut_neurons(model, keep, branches)
-    smaller = _remove(cut)
+        keep = slice_
+    smaller = _remove(cut_neurons(model, keep, branches))
     progress.report("restructure", 1, 2)
     difference = _prove(model, mask_neurons(model, keep, branches), smaller)
+    progress.report("restructure", 2, 2)
+    report = _report(model, smaller, difference)
+    return Restructured(smaller.requires_grad_(requires_grad=True), model.input_shape, report)
+
+
+def _report(
+    model: SliceableModel, smaller: fx.GraphModule, difference: float | None, seams: tuple[Seam, ...] = ()
+) -> RestructureReport:
     before, after = count_parameters(model.graph_module), count_parameters(smaller)
-    report = RestructureReport(
+    gone = {layer for seam in seams for layer in seam.layers}
+    return RestructureReport(
         parameters_before=before,
         parameters_after=after,
         compression_rate=1 - after / before,
         flops_before=count_flops(model.graph_module, model.input_shape),
         flops_after=count_flops(smaller, model.input_shape),
         layers={
-            layer.name: LayerCount(smaller.get_parameter(f"{layer.name}.weight").shape[0], layer.neurons)
+            layer.name: LayerCount(
+                0 if layer.name in gone else len(smaller.get_parameter(f"{layer.name}.weight")), layer.neurons
+            )
             for layer in model.sliceable_layers
         },
         max_relative_difference=difference,
+        seams=seams,
     )
-    progress.report("restructure", 2, 2)
-    return Restructured(smaller.requires_grad_(requires_grad=True), model.input_shape, report)
 
 
 def parameters_after(

@@ -213,6 +213,6 @@ def test_attention_between_two_values_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.out(self.attention(x, x * x, x, need_weights=False)[0].mean(1))
 
-    with pytest.raises(UnsupportedModelError, match="'attention'.*attention of one value to itself") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"'attention'.*attention of one value to itself") as caught:
         trace(Cross(), torch.zeros(1, 5, 4))
     assert caught.value.node == "attention"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neusemslice import SlicingConfig, load_checkpoint, restructure, slice_model, surgery, trace
-from neusemslice.errors import RestructureError, SliceMismatchError
+from neusemslice.errors import ConfigError, RestructureError, SliceMismatchError
 from neusemslice.masking import mask_neurons
 from neusemslice.surgery import keep_outputs
 from tests.neusemslice.networks import functional, mlp, randomised, vgg_like
@@ -172,6 +172,22 @@ def test_a_slice_of_another_model_is_refused() -> None:
     one, other = trace(mlp(), torch.zeros(1, 6)), trace(randomised(mlp(), seed=5), torch.zeros(1, 6))
     with pytest.raises(SliceMismatchError, match="another model"):
         restructure(other, slice_model(one, data))
+
+
+def test_a_deeparc_slice_takes_whole_layers_out() -> None:
+    """The middle layer repeats the first one's values: it goes, a sewing layer of its size stands in for it."""
+    network = randomised(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)))
+    network[2].weight.data, network[2].bias.data = torch.eye(8), torch.zeros(8)
+    model, data = trace(network, torch.zeros(1, 6)), batches((6,))
+    slice_ = slice_model(model, data, SlicingConfig(strategy="deeparc", threshold=0.99))
+    result = restructure(model, slice_, calibration=data)
+    assert {name: count.kept for name, count in result.report.layers.items()} == {"0": 8, "2": 0}
+    assert [seam.layers for seam in result.report.seams] == [("2",)]
+    assert result.report.max_relative_difference is None
+    inputs = data[0][0]
+    torch.testing.assert_close(result.model(inputs), network(inputs), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match="no data"):
+        restructure(model, slice_)
 
 
 @pytest.mark.parametrize(
