@@ -94,8 +94,10 @@ def collect_features(
     Args:
         tick: called after each batch.
     """
-    groups = {group for _, group in parts}
-    limits = torch.tensor([size if group in groups else 0 for group, size in enumerate(plan.sizes)])
+    places_of: dict[int, list[str]] = {}
+    for place, group in parts:
+        places_of.setdefault(group, []).append(place)
+    limits = torch.tensor([size if group in places_of else 0 for group, size in enumerate(plan.sizes)])
     taken = torch.zeros_like(limits)
     features: dict[Part, Tensor] = {}
     for inputs, labels in check_batches(data, model):
@@ -104,15 +106,15 @@ def collect_features(
         if len(chosen):
             group_of = group_of[chosen]
             with torch.no_grad():
-                values = read(inputs[chosen.to(inputs.device)])
-            for place, group in parts:
+                read_values = read(inputs[chosen.to(inputs.device)])
+            values = {place: _shaped(read_values[place], plan.landscape) for place in dict(parts)}
+            for group in group_of.unique().tolist():
                 rows = (group_of == group).nonzero()[:, 0]
-                if len(rows):
-                    value = values[place]
-                    new = _shaped(value[rows.to(value.device)], plan.landscape)
-                    start = int(taken[group])
+                start = int(taken[group])
+                for place in places_of[group]:
+                    new = values[place][rows.to(values[place].device)]
                     if (place, group) not in features:
-                        features[place, group] = new.new_empty(int(limits[group]), *new.shape[1:])
+                        features[place, group] = new.new_empty(plan.sizes[group], *new.shape[1:])
                     features[place, group][start : start + len(rows)] = new
             taken += torch.bincount(group_of, minlength=len(limits))
         tick()

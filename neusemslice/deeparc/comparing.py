@@ -51,11 +51,10 @@ def cka_matrix(
     require_reiterable(data)
     places = find_places(model)
     grams = _grams(model, data, places, config, Progress(on_progress, should_stop))
-    norms = grams.norm(dim=1)
-    alive = norms > 0
-    matrix = torch.where(alive[:, None] & alive, grams @ grams.T / norms.outer(norms), 0.0)
-    matrix.fill_diagonal_(1.0)
-    return tuple(place.path for place in places), matrix.cpu()
+    hsic = torch.stack([torch.stack([one.dot(other) for other in grams]) for one in grams]).cpu()
+    norms = hsic.diagonal().sqrt()
+    matrix = torch.where(norms.outer(norms) > 0, hsic / norms.outer(norms), 0.0).fill_diagonal_(1.0)
+    return tuple(place.path for place in places), matrix
 
 
 def slice_by_similarity(
@@ -89,7 +88,7 @@ def slice_by_similarity(
 
 def _grams(
     model: SliceableModel, data: Batches, places: Sequence[Place], config: SlicingConfig, progress: Progress
-) -> Float64[Tensor, "places pairs"]:
+) -> list[Float64[Tensor, " pairs"]]:
     """The places' centred Gram matrices, flattened."""
     taken = _EvenlyTaken(model, data, config.samples_per_category)
     matrices = 8 * taken.most**2 * len(places)
@@ -113,7 +112,7 @@ def _grams(
         for part in parts:
             grams.append(centred_gram(features.pop(part), config.estimator).flatten())
             progress.report("coverage", len(grams), len(places))
-    return torch.stack(grams)
+    return grams
 
 
 class _EvenlyTaken:
