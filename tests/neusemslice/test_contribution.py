@@ -336,17 +336,25 @@ def test_taylor_keeps_its_digits_when_the_network_is_sure(factor: float) -> None
         network[2].weight[1] = 0.0
         network[2].weight[0] *= factor
     inputs, labels = torch.rand(10, 3, generator=generator), torch.tensor([0, 1] * 5)
-    scores = score_neurons(trace(network, inputs), [(inputs, labels)], "taylor")
+    scores = score_many(trace(network, inputs), [(inputs, labels)], ["taylor", "taylor_summed", "taylor_weight"])
     double = network.double()
     with torch.no_grad():
         hidden = double[1](double[0](inputs.double()))
         logits = double[2](hidden)
         z = logits[:, 0] - logits[:, 1]
         slope = torch.where(labels == 0, -torch.sigmoid(-z), torch.sigmoid(z))
-        terms = (slope.unsqueeze(1) * hidden * double[2].weight[0]).square()
+        terms = slope.unsqueeze(1) * hidden * double[2].weight[0]
+        through = (slope.unsqueeze(1) * (hidden > 0) * double[2].weight[0]).square()
+        through_weights = through * (inputs.double().square() @ double[0].weight.square().T)
     assert z.min() > 2 * factor / 20
     for category in (0, 1):
-        torch.testing.assert_close(scores["0"][category], terms[labels == category].mean(0), rtol=1e-3, atol=0)
+        own = labels == category
+        for metric, expected in (
+            ("taylor", terms[own].square().mean(0)),
+            ("taylor_summed", terms[own].mean(0).square()),
+            ("taylor_weight", through_weights[own].mean(0)),
+        ):
+            torch.testing.assert_close(scores[metric]["0"][category], expected, rtol=1e-3, atol=0)
 
 
 def regression_data(outputs: int) -> tuple[Tensor, Tensor]:
