@@ -11,6 +11,7 @@ from neusemslice.coverage import Coverage, control_order, measure_coverage, own_
 from neusemslice.deeparc.comparing import slice_by_similarity
 from neusemslice.model_slice import ModelSlice
 from neusemslice.progress import OnProgress, Progress, ShouldStop
+from neusemslice.targets import check_targets, resolve_targets
 from neusemslice.tracing import SliceableModel
 
 __all__ = ["ModelSlice", "slice_many", "slice_model"]
@@ -60,8 +61,6 @@ def slice_many(
 
     Args: and Raises: those of `slice_model`.
     """
-    from neusemslice.targets import check_targets, resolve_targets
-
     require_reiterable(data)
     check_targets(configs, validation)
     progress = Progress(on_progress, should_stop)

@@ -87,7 +87,8 @@ def remove_redundant(
 
     Raises:
         SliceMismatchError: the slice belongs to another model, or is of another strategy.
-        ConfigError: a sewing layer is needed, and there is no calibration data; or none fits between two values.
+        ConfigError: a sewing layer is needed, and there is no calibration data.
+        UnsupportedModelError: no sewing layer leads from one value to the other.
         DatasetError: the calibration data is too small, does not fit the model, or reads only once.
         StoppedError: should_stop() returned true.
     """
