@@ -12,6 +12,12 @@ StrategyName = Literal["semantic", "categorywise", "global", "random", "deeparc"
 Estimator = Literal["unbiased", "biased"]
 Landscape = Literal["pooled", "flattened"]
 Target = Literal["target_compression", "max_accuracy_drop"]
+Branches = Literal["union", "scatter"]
+"""What happens to branches that are added up, each with its own choice of neurons.
+
+`union`: a neuron goes when no branch keeps it; every branch then computes all that are left.
+`scatter`: besides, each branch loses its other neurons too, and puts the rest at their places among zeros.
+"""
 
 DEFAULT_CUTS: dict[str, float] = {
     "semantic": 0.95,
@@ -22,6 +28,8 @@ DEFAULT_CUTS: dict[str, float] = {
 }
 THRESHOLD_STRATEGIES = ("semantic", "deeparc")
 """Cut by a similarity to reach; the others keep a fraction."""
+CALIBRATION_PER_CATEGORY = 50
+"""Samples of each category that the service and the command line fit deeparc's sewing layers to."""
 
 
 def cut_field(strategy: str) -> str:

@@ -2,22 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, fx
 
+from neusemslice.config import Branches
 from neusemslice.coupling import FIXED, Couplings
 from neusemslice.errors import SliceMismatchError
 from neusemslice.tracing import SliceableLayer, SliceableModel
-
-Branches = Literal["union", "scatter"]
-"""What happens to branches that are added up, each with its own choice of neurons.
-
-`union`: a neuron goes when no branch keeps it; every branch then computes all that are left.
-`scatter`: besides, each branch loses its other neurons too, and puts the rest at their places among zeros.
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +30,10 @@ class Cut:
     def present(self, path: str) -> Bool[Tensor, "..."]:
         """For each place of a sample's value after a layer, whether it is left; in the sizes of the labels."""
         return self._kept_on(self._branch_of.get(path))[self.model.couplings.labels[path]]
+
+    def neurons(self, layer: str) -> Bool[Tensor, " _"]:
+        """Which neurons a layer still computes."""
+        return self._kept_on(layer if layer in self.scattered else None)[self.model.couplings.neurons[layer]]
 
     def joined(self, path: str) -> Bool[Tensor, "..."]:
         """The same after the end of a scattered branch, as the sum needs it."""

@@ -3,11 +3,11 @@
 import copy
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor, fx, nn
 
-from neusemslice.cutting import Branches, cut_neurons
+from neusemslice.config import Branches
+from neusemslice.cutting import cut_neurons
 from neusemslice.roles import is_producer
 from neusemslice.tracing import SliceableModel
 
@@ -35,7 +35,7 @@ def mask_neurons(
 
     Args:
         keep: a mask for layers by name; layers that are not named stay whole.
-        branches: what happens where branches are added up, see `neusemslice.cutting.Branches`.
+        branches: what happens where branches are added up, see `neusemslice.config.Branches`.
 
     Raises:
         SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
@@ -47,7 +47,7 @@ def mask_neurons(
     places += [(node.args[0], node) for node in nodes.values() if is_producer(masked.get_submodule(node.target))]
     number = 0
     for value, reader in places:
-        present = cut.present(value.target) if value.op == "call_module" else torch.ones(1, dtype=torch.bool)
+        present = cut.present(str(value.target))
         if bool(present.all()):
             continue
         name, number = f"{_MASK}_{number}", number + 1

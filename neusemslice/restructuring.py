@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from jaxtyping import Bool
 from torch import Tensor, fx, nn
 
 from neusemslice.checkpoint import save_checkpoint
-from neusemslice.cutting import Branches, Cut, cut_neurons
+from neusemslice.config import Branches
+from neusemslice.cutting import Cut, cut_neurons
 from neusemslice.deeparc import Seam, remove_redundant
 from neusemslice.errors import RestructureError, SliceMismatchError
 from neusemslice.graph_layers import Scatter
@@ -53,7 +54,7 @@ class RestructureReport:
     flops_before: int
     flops_after: int
     layers: dict[str, LayerCount]
-    max_relative_difference: float | None
+    max_relative_difference: float | None = None
     seams: tuple[Seam, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def restructure(
 
     Args:
         slice_: a slice of this model, or a keep mask for each layer (layers that are not named stay whole).
-        branches: what happens where branches are added up, see `neusemslice.cutting.Branches`.
+        branches: what happens where branches are added up, see `neusemslice.config.Branches`.
         calibration: re-iterable batches of unlabelled samples, or of pairs; for the sewing layers of a deeparc slice.
 
     Raises:
@@ -110,37 +111,34 @@ def restructure(
         if slice_.config.strategy == "deeparc":
             sewn = remove_redundant(model, slice_, calibration, should_stop=should_stop)
             progress.report("restructure", 2, 2)
-            return Restructured(sewn.model, model.input_shape, _report(model, sewn.model, None, sewn.seams))
+            gone = {layer for seam in sewn.seams for layer in seam.layers}
+            left = {layer.name: 0 if layer.name in gone else layer.neurons for layer in model.sliceable_layers}
+            report = replace(_report(model, sewn.model, left), seams=sewn.seams)
+            return Restructured(sewn.model, model.input_shape, report)
         keep: Mapping[str, Tensor] = slice_.merged()
     else:
         keep = slice_
-    smaller = _remove(cut_neurons(model, keep, branches))
+    cut = cut_neurons(model, keep, branches)
+    smaller = _remove(cut)
     progress.report("restructure", 1, 2)
     difference = _prove(model, mask_neurons(model, keep, branches), smaller)
     progress.report("restructure", 2, 2)
-    report = _report(model, smaller, difference)
+    report = _report(
+        model, smaller, {layer.name: int(cut.neurons(layer.name).sum()) for layer in model.sliceable_layers}
+    )
+    report = replace(report, max_relative_difference=difference)
     return Restructured(smaller.requires_grad_(requires_grad=True), model.input_shape, report)
 
 
-def _report(
-    model: SliceableModel, smaller: fx.GraphModule, difference: float | None, seams: tuple[Seam, ...] = ()
-) -> RestructureReport:
+def _report(model: SliceableModel, smaller: fx.GraphModule, left: Mapping[str, int]) -> RestructureReport:
     before, after = count_parameters(model.graph_module), count_parameters(smaller)
-    gone = {layer for seam in seams for layer in seam.layers}
     return RestructureReport(
         parameters_before=before,
         parameters_after=after,
         compression_rate=1 - after / before,
         flops_before=count_flops(model.graph_module, model.input_shape),
         flops_after=count_flops(smaller, model.input_shape),
-        layers={
-            layer.name: LayerCount(
-                0 if layer.name in gone else len(smaller.get_parameter(f"{layer.name}.weight")), layer.neurons
-            )
-            for layer in model.sliceable_layers
-        },
-        max_relative_difference=difference,
-        seams=seams,
+        layers={layer.name: LayerCount(left[layer.name], layer.neurons) for layer in model.sliceable_layers},
     )
 
 

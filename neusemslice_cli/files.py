@@ -3,13 +3,13 @@
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from neusemslice.config import MetricName, SlicingConfig, StrategyName
+from neusemslice.config import CALIBRATION_PER_CATEGORY, Branches, MetricName, SlicingConfig, StrategyName
 from neusemslice.errors import ConfigError
 from neusemslice.progress import OnProgress
 
@@ -89,13 +89,25 @@ def restructure_files(
     output: Annotated[Path, typer.Option(help="Where the smaller checkpoint goes.")] = Path("restructured.safetensors"),
     weights: Weights = None,
     cut: Annotated[float | None, typer.Option(help="Cut the slice at another theta or fraction.")] = None,
+    branches: Annotated[
+        Branches, typer.Option(help="Where branches are added up, whether each also loses its own neurons.")
+    ] = "union",
+    data: Annotated[Path | None, typer.Option(help="For a slice by deeparc, whose sewing layers are fitted.")] = None,
+    preprocess: Preprocessing = "{}",
+    batch_size: BatchSize = 256,
 ) -> None:
-    """Remove the non-critical neurons from a network on files."""
+    """Remove the non-critical neurons, or deeparc's redundant layers, from a network on files."""
     from neusemslice import ModelSlice, restructure
 
     require_folder(output)
     found = ModelSlice.load(slice_file)
-    result = restructure(load(model, weights), found if cut is None else found.at(cut))
+    network, calibration = load(model, weights), None
+    with ExitStack() as stack:
+        if data is not None:
+            dataset = stack.enter_context(opened(data, preprocess))
+            calibration = dataset.batches("train", batch_size, limit_per_category=CALIBRATION_PER_CATEGORY)
+        cut_slice = found if cut is None else found.at(cut)
+        result = restructure(network, cut_slice, branches=branches, calibration=calibration)
     result.save(output)
     for name, value in result.report.to_dict().items():
         typer.echo(f"{name}: {json.dumps(value)}")

@@ -36,6 +36,7 @@ def model_facts(model: SliceableModel) -> dict[str, Any]:
         "categories": model.categories,
         "parameters": count_parameters(model.graph_module),
         "sliceable_layers": [{"name": layer.name, "neurons": layer.neurons} for layer in model.sliceable_layers],
+        "coupled": [list(names) for names in model.coupled],
         "fingerprint": model.fingerprint,
     }
 

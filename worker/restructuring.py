@@ -7,7 +7,9 @@ import torch
 
 from app.jobs.specs import RestructureSpec
 from neusemslice import ModelSlice, SliceableModel, restructure, trace
+from neusemslice.batches import Batches
 from neusemslice.checkpoint import read_checkpoint_metadata
+from neusemslice.config import CALIBRATION_PER_CATEGORY
 from neusemslice.data import Dataset, open_dataset
 from worker.analysis import analyse
 from worker.assignment import Assignment
@@ -34,7 +36,14 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
     if assignment.spec.slicing is not None:
         slice_.save(assignment.outputs / "slice.safetensors")
         outputs.append({"name": "slice.safetensors"})
-    smaller = restructure(model, slice_, on_progress=assignment.on_progress, should_stop=assignment.should_stop)
+    smaller = restructure(
+        model,
+        slice_,
+        branches=assignment.spec.branches,
+        calibration=_calibration(assignment.spec, dataset),
+        on_progress=assignment.on_progress,
+        should_stop=assignment.should_stop,
+    )
     checkpoint = assignment.outputs / "checkpoint.safetensors"
     smaller.save(checkpoint)
     example = torch.zeros(1, *model.input_shape, device=model.device)
@@ -60,6 +69,13 @@ def _slice(assignment: Assignment[RestructureSpec], model: SliceableModel, datas
         return stored if spec.cut is None else stored.at(spec.cut)
     assert dataset is not None  # noqa: S101 the spec's own check
     return analyse(assignment, model, dataset, spec.slicing)
+
+
+def _calibration(spec: RestructureSpec, dataset: Dataset | None) -> Batches | None:
+    """What deeparc's sewing layers are fitted to; the other strategies do not look at it."""
+    if dataset is None:
+        return None
+    return dataset.batches("train", spec.batch_size, limit_per_category=CALIBRATION_PER_CATEGORY)
 
 
 def _measure(

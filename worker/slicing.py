@@ -8,6 +8,7 @@ import torch
 
 from app.jobs.specs import SliceSpec
 from neusemslice import ModelSlice, SliceableModel, restructure
+from neusemslice.config import CALIBRATION_PER_CATEGORY
 from neusemslice.data import Dataset, open_dataset
 from worker.analysis import analyse
 from worker.assignment import Assignment
@@ -51,13 +52,14 @@ def _cuts(
         on_progress=None,
         should_stop=assignment.should_stop,
     )
+    calibration = dataset.batches("train", spec.batch_size, limit_per_category=CALIBRATION_PER_CATEGORY)
     cuts = [slice_.config.cut, *spec.sweep]
     points = []
     assignment.on_progress("evaluate", 0, len(cuts) + 1)
     before = measure(model)
     for done, cut in enumerate(cuts, start=1):
         assignment.on_progress("evaluate", done, len(cuts) + 1)
-        smaller = restructure(model, slice_.at(cut), should_stop=assignment.should_stop)
+        smaller = restructure(model, slice_.at(cut), calibration=calibration, should_stop=assignment.should_stop)
         accuracy = measure(smaller.model)["accuracy"]
         points.append({"cut": cut, "compression_rate": smaller.report.compression_rate, "accuracy": accuracy})
     return {"before": before, "cut": points[0], "sweep": points[1:]}

@@ -38,7 +38,7 @@ class JobService:
         if spec.dataset_id is not None:
             _check_fit(model, self._catalog.get_ready(DatasetRow, spec.dataset_id))
         if isinstance(spec, RestructureSpec) and spec.slice_id is not None:
-            self._check_slice(spec.slice_id, model)
+            self._check_slice(spec.slice_id, model, has_data=spec.dataset_id is not None)
         return self._add(spec)
 
     def inspect(self, spec: InspectionSpec) -> JobRow:
@@ -123,9 +123,10 @@ class JobService:
     def _set(self, job: JobRow, **values: object) -> None:
         self._session.execute(update(JobRow).where(JobRow.id == job.id).values(**values))
 
-    def _check_slice(self, slice_id: str, model: ModelRow) -> None:
+    def _check_slice(self, slice_id: str, model: ModelRow, *, has_data: bool) -> None:
         artifact = self._catalog.artifact(slice_id)
-        made_from = self.get(artifact.job_id).spec.get("model_id")
+        made_by = self.get(artifact.job_id).spec
+        made_from = made_by.get("model_id")
         if not artifact.name.startswith("slice") or made_from != model.id:
             detail = f"{slice_id} is {artifact.name} of {made_from}, not a slice of {model.id}"
             raise InvalidInputError(
@@ -133,11 +134,25 @@ class JobService:
                 errors=[FieldError("/slice_id", detail)],
                 hint="Give the id of a slice.safetensors that a slice job made from this very model.",
             )
+        if not has_data and made_by["slicing"]["strategy"] == "deeparc":
+            detail = "the layers that stand in for those that a deeparc slice takes out are fitted to samples"
+            raise InvalidInputError(
+                f"There is no dataset: {detail}.",
+                errors=[FieldError("/dataset_id", detail)],
+                hint="Give the dataset that the slice was made on.",
+            )
 
 
 def _check_fit(model: ModelRow, dataset: DatasetRow) -> None:
     """A model and a dataset whose shapes or categories differ can be refused before anything runs."""
     wanted, offered = model.facts or {}, dataset.facts or {}
+    if wanted["categories"] == 1:
+        detail = "the model has one output, as a regression has, and a dataset's labels are categories"
+        raise InvalidInputError(
+            f"No dataset fits the model: {detail}.",
+            errors=[FieldError("/model_id", detail)],
+            hint="Use the library: neusemslice.slice_model takes labels that are real numbers.",
+        )
     for field, noun in (("input_shape", "shape"), ("categories", "number of categories")):
         if wanted[field] != offered[field]:
             detail = f"the model takes {noun} {wanted[field]}, the dataset has {offered[field]}"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
 from neusemslice.comparison_config import ComparisonConfig
-from neusemslice.config import Estimator, Landscape, MetricName, SlicingConfig, StrategyName
+from neusemslice.config import Branches, Estimator, Landscape, MetricName, SlicingConfig, StrategyName
 from neusemslice.errors import ConfigError
 
 MAX_COMPARED_POINTS = 500
@@ -101,11 +101,18 @@ class RestructureSpec(_Common):
     kind: Literal["restructure"]
     model_id: ModelId
     dataset_id: DatasetId | None = Field(
-        default=None, description="For the analysis, and for accuracy before and after. Optional with `slice_id`."
+        default=None,
+        description="For the analysis, for accuracy before and after, and for the layers that `deeparc` sews in. "
+        "Optional with `slice_id`, but for a slice by `deeparc`.",
     )
     slice_id: ArtifactId | None = Field(default=None, description="A `slice.safetensors` made from this model.")
     cut: Cut | None = Field(default=None, description="Cut the stored slice at another theta or fraction.")
     slicing: SlicingParams | None = Field(default=None, description="Slice first; instead of `slice_id`.")
+    branches: Branches = Field(
+        default="union",
+        description="Where branches are added up: `union` removes what no branch keeps; `scatter` also lets each "
+        "branch lose its own, and puts the rest at their places among zeros. No matter for `deeparc`.",
+    )
     name: Name | None = Field(default=None, description="Name of the produced model.")
 
     @model_validator(mode="after")

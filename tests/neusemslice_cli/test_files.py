@@ -61,6 +61,14 @@ def test_slicing_to_a_target(folder: Path) -> None:
     assert "cut at" in run("slice", *arguments, "--max-accuracy-drop", "0.5", "--increment", "2")
 
 
+def test_deeparc_needs_data_to_sew(folder: Path) -> None:
+    model = ("net.json", "--weights", "net.safetensors")
+    run("slice", *model, "--data", "data.npz", "--strategy", "deeparc", "--threshold", "0.05")
+    assert '"kind": "linear"' in run("restructure", *model, "--slice", "slice.safetensors", "--data", "data.npz")
+    with pytest.raises(ConfigError, match="there is no data"):
+        run("restructure", *model, "--slice", "slice.safetensors")
+
+
 def test_comparing_models_of_one_architecture(folder: Path) -> None:
     weights = load_file("net.safetensors")
     save_file({name: value + 0.1 for name, value in weights.items()}, "other.safetensors")

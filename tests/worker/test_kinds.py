@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from neusemslice import ModelSlice, trace
+from neusemslice import ModelSlice, SlicingConfig, load_checkpoint, slice_model, trace
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import import_dataset
+from neusemslice.errors import ConfigError
+from neusemslice.restructuring import parameters_after
+from tests.neusemslice.graphs import Residual
 from worker.kinds import carry_out
 from worker.workspace import Limits, Order
 
@@ -35,10 +38,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def work(root: Path, spec: dict[str, Any], **values: Any) -> dict[str, Any]:
+def work(root: Path, spec: dict[str, Any], files: tuple[str, ...] = ("model", "dataset"), **values: Any) -> Any:
     """The outcome, and under `fractions` the progress that was reported."""
     limits = Limits(memory_bytes=2**33, file_bytes=2**33, threads=1)
-    order = Order(spec=spec, files={"model": "model", "dataset": "dataset"}, values=values, limits=limits)
+    order = Order(spec=spec, files={Path(name).stem: name for name in files}, values=values, limits=limits)
     reading, writing = os.pipe()
     try:
         outcome = carry_out(order, root, writing, Event())
@@ -83,3 +86,35 @@ def test_accuracy_is_held_on_a_part_of_the_train_split(root: Path) -> None:
     outcome = work(root, {"kind": "slice", **IDS, "slicing": slicing, "limit_per_category": 20})
     assert ModelSlice.load(root / "outputs" / "slice.safetensors").config.max_accuracy_drop == 0.2
     assert outcome["result"]["at_cut"]["compression_rate"] > 0
+
+
+def test_layers_that_deeparc_takes_out_are_sewn_over(root: Path) -> None:
+    slicing = {"strategy": "deeparc", "threshold": 0.2}
+    sliced = work(root, {"kind": "slice", **IDS, "slicing": slicing, "sweep": [1.0]})["result"]
+    assert sliced["sweep"] == [{"cut": 1.0, "compression_rate": 0.0, "accuracy": sliced["accuracy_before"]}]
+    stored = {"kind": "restructure", "model_id": IDS["model_id"], "slice_id": "art_" + "0" * 26}
+    files = ("model", "outputs/slice.safetensors")
+    with pytest.raises(ConfigError, match="there is no data"):
+        work(root, stored, files)
+    result = work(root, stored | IDS, (*files, "dataset"))["result"]
+    (seam,) = result["report"]["seams"]
+    assert (seam["layers"], seam["kind"]) == (("2",), "linear")
+    assert result["report"]["compression_rate"] == sliced["at_cut"]["compression_rate"]
+    assert result["after"]["accuracy"] == sliced["at_cut"]["accuracy"]
+    assert load_checkpoint(root / "outputs" / "checkpoint.safetensors")(torch.zeros(1, 8)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(("branches", "coupled"), [("union", [["stem.0", "first.3", "second.2"]]), ("scatter", [])])
+def test_branches_may_lose_neurons_of_their_own(root: Path, branches: str, coupled: list[list[str]]) -> None:
+    model = trace(Residual().eval(), torch.zeros(1, 2, 8, 8))
+    save_checkpoint(model.graph_module, (2, 8, 8), root / "model")
+    data = [(torch.randn(24, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3)]
+    slice_ = slice_model(model, data, SlicingConfig(strategy="global", metric="avg", fraction=0.5))
+    slice_.save(root / "slice")
+    spec = {"kind": "restructure", "model_id": IDS["model_id"], "slice_id": "art_" + "0" * 26, "branches": branches}
+    outcome = work(root, spec, ("model", "slice"))
+    left = parameters_after(model, slice_.merged(), branches)
+    assert outcome["result"]["after"]["parameters"] == left
+    assert (left < parameters_after(model, slice_.merged())) == (branches == "scatter")
+    assert outcome["outputs"][1]["facts"]["parameters"] == left
+    assert outcome["outputs"][1]["facts"]["coupled"] == coupled

@@ -11,9 +11,9 @@ from app.db import Database
 from app.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
 from app.jobs import completion, leases
 from app.jobs.service import JobService
-from app.jobs.specs import SliceSpec
+from app.jobs.specs import RestructureSpec, SliceSpec, SlicingParams
 from app.projects.keys import ensure_project
-from tests.app.jobs.conftest import read
+from tests.app.jobs.conftest import FACTS, read
 
 Submit = Callable[[], str]
 
@@ -48,6 +48,38 @@ def test_a_dataset_that_does_not_fit_is_refused_before_any_work(
         with pytest.raises(InvalidInputError, match=message) as caught:
             JobService(session, project, max_attempts=3).submit(spec)
         assert caught.value.errors[0].pointer == "/dataset_id"
+
+
+def test_a_model_of_one_output_is_a_regression_which_no_dataset_can_be(
+    database: Database, project: str, spec: SliceSpec
+) -> None:
+    with database.transaction() as session:
+        for kind, asset_id in ((ModelRow, spec.model_id), (DatasetRow, spec.dataset_id)):
+            Catalog(session, project).get(kind, asset_id).facts = FACTS | {"categories": 1}
+        with pytest.raises(InvalidInputError, match="one output, as a regression has") as caught:
+            JobService(session, project, max_attempts=3).submit(spec)
+        assert caught.value.errors[0].pointer == "/model_id"
+
+
+@pytest.mark.parametrize(("strategy", "accepted"), [("deeparc", False), ("semantic", True)])
+def test_a_stored_slice_by_deeparc_needs_a_dataset(
+    database: Database, project: str, spec: SliceSpec, strategy: str, accepted: bool
+) -> None:
+    with database.transaction() as session:
+        service = JobService(session, project, max_attempts=3)
+        made_by = service.submit(spec.model_copy(update={"slicing": SlicingParams(strategy=strategy)}))
+        held = leases.claim(session, made_by.id, owner="me", lease_s=30)
+        output = completion.Output("slice.safetensors", "application/octet-stream", Blob("d" * 64, 1))
+        completion.succeed(session, held, result={}, versions={}, outputs=[output])
+        (artifact,) = Catalog(session, project).artifacts_of([made_by.id])
+        stored = RestructureSpec(kind="restructure", model_id=spec.model_id, slice_id=artifact.id)
+        if accepted:
+            assert service.submit(stored).status == "queued"
+            return
+        with pytest.raises(InvalidInputError, match="fitted to samples") as caught:
+            service.submit(stored)
+        assert caught.value.errors[0].pointer == "/dataset_id"
+        assert service.submit(stored.model_copy(update={"dataset_id": spec.dataset_id})).status == "queued"
 
 
 def test_another_project_sees_neither_model_nor_job(database: Database, spec: SliceSpec, submit: Submit) -> None:
