@@ -16,9 +16,9 @@ from neusemslice.config import (
 from neusemslice.errors import ConfigError
 
 DEFAULT_COMPRESSIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-COMPARED: tuple[StrategyName, ...] = ("semantic", "categorywise", "global", "random")
-"""Strategies that choose neurons; `deeparc` drops whole layers, and sewing what is left takes more than a cut."""
-METRIC_FREE: tuple[StrategyName, ...] = ("random",)
+DEFAULT_STRATEGIES: tuple[StrategyName, ...] = ("semantic", "categorywise", "global", "random")
+"""Those that choose neurons, and so reach any compression; `deeparc` drops whole layers."""
+METRIC_FREE: tuple[StrategyName, ...] = ("random", "deeparc")
 """Strategies that ignore the contribution metric, and run once."""
 
 
@@ -28,11 +28,12 @@ class ComparisonConfig:
 
     Args:
         strategies: the strategies; `random` is the control.
-        metrics: the contribution metrics that each strategy but `random` is run with.
+        metrics: the contribution metrics that each strategy but `random` and `deeparc` is run with.
         compressions: shares of the parameters to remove; each slice is cut as near to them as it can be. Default 10 %
-            to 70 %, unless cuts are given.
+            to 70 %, unless cuts are given. `deeparc` takes none.
         thresholds: cuts of the semantic strategy, instead of `compressions`.
-        fractions: cuts of the other strategies, instead of `compressions`.
+        fractions: cuts of the strategies that keep a fraction, instead of `compressions`.
+        deeparc_thresholds: cuts of `deeparc`: similarities above which a layer is redundant.
         pilot: also mask the neurons of each tenth of the contribution order (the paper's tables 1 to 3).
         pilot_categories: at most so many categories, evenly spread, are studied with their own order.
         estimator, landscape, samples_per_category, memory_budget_bytes, seed: as in `SlicingConfig`.
@@ -41,11 +42,12 @@ class ComparisonConfig:
         ConfigError: a value is unknown, out of range, given twice, or contradicts another.
     """
 
-    strategies: tuple[StrategyName, ...] = COMPARED
+    strategies: tuple[StrategyName, ...] = DEFAULT_STRATEGIES
     metrics: tuple[MetricName, ...] = ("avg", "var", "ens", "deeplift", "taylor")
     compressions: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
     fractions: tuple[float, ...] = ()
+    deeparc_thresholds: tuple[float, ...] = (0.90, 0.95, 0.97, 0.99)
     pilot: bool = True
     pilot_categories: int = 10
     estimator: Estimator = "unbiased"
@@ -55,11 +57,11 @@ class ComparisonConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_some_of("strategies", self.strategies, COMPARED)
+        _require_some_of("strategies", self.strategies, get_args(StrategyName))
         _require_some_of("metrics", self.metrics, get_args(MetricName))
         if not (self.thresholds or self.fractions or self.compressions):
             object.__setattr__(self, "compressions", DEFAULT_COMPRESSIONS)
-        for field in ("compressions", "thresholds", "fractions"):
+        for field in ("compressions", "thresholds", "fractions", "deeparc_thresholds"):
             values = getattr(self, field)
             if len(set(values)) < len(values):
                 raise ConfigError(f"{field}={values} names a value twice.", field=field, hint="Give each value once.")
@@ -87,18 +89,20 @@ class ComparisonConfig:
                     hint="Use shares of the parameters above 0 and below 1.",
                 )
         for strategy in self.strategies:
-            if not self.compressions and not self.cuts(strategy):
-                field = f"{cut_field(strategy)}s"
+            if not self.cuts(strategy) and (strategy == "deeparc" or not self.compressions):
+                field = "deeparc_thresholds" if strategy == "deeparc" else f"{cut_field(strategy)}s"
                 raise ConfigError(
                     f"There are no {field}, but strategy {strategy!r} is cut by them.",
                     field=field,
-                    hint=f"Give {field}, or compressions instead of cuts, or leave the strategy out.",
+                    hint=f"Give {field}, or (but for deeparc) compressions instead, or leave the strategy out.",
                 )
             for cut in self.cuts(strategy):
                 check_cut(strategy, cut)
 
     def cuts(self, strategy: str) -> tuple[float, ...]:
         """The cuts given for a strategy; none where they are to be found from `compressions`."""
+        if strategy == "deeparc":
+            return self.deeparc_thresholds
         return self.thresholds if strategy in THRESHOLD_STRATEGIES else self.fractions
 
     def slicing_configs(self) -> list[SlicingConfig]:

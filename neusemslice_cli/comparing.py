@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neusemslice.comparison_config import ComparisonConfig
+from neusemslice.config import CALIBRATION_PER_CATEGORY
 from neusemslice.errors import ConfigError
 from neusemslice_cli.files import BatchSize, Data, Preprocessing, Seed, load, opened, progress_bar, require_folder
 
@@ -19,11 +20,14 @@ Models = Annotated[
 AllWeights = Annotated[
     list[Path] | None, typer.Option("--weights", help="Weights for an architecture; repeat it for several models.")
 ]
-Strategies = Annotated[str, typer.Option(help="Of semantic, categorywise, global, random; separated by commas.")]
+Strategies = Annotated[
+    str, typer.Option(help="Of semantic, categorywise, global, random, deeparc; separated by commas.")
+]
 Metrics = Annotated[str, typer.Option(help="Contribution metrics, separated by commas.")]
 Compressions = Annotated[str, typer.Option(help="Shares of the parameters to remove, such as 0.1,0.3,0.5.")]
 Thresholds = Annotated[str, typer.Option(help="Cuts for semantic, instead of --compressions.")]
-Fractions = Annotated[str, typer.Option(help="Cuts for the other strategies, instead of --compressions.")]
+Fractions = Annotated[str, typer.Option(help="Cuts for those that keep a fraction, instead of --compressions.")]
+DeepArcThresholds = Annotated[str, typer.Option(help="Cuts for deeparc, which takes no compressions.")]
 Pilot = Annotated[bool, typer.Option("--pilot/--no-pilot", help="Also silence each tenth of the contribution order.")]
 Limit = Annotated[int | None, typer.Option(min=4, help="Analyse at most this many samples of each category.")]
 
@@ -39,6 +43,7 @@ def compare_files(
     compressions: Compressions = "",
     thresholds: Thresholds = "",
     fractions: Fractions = "",
+    deeparc_thresholds: DeepArcThresholds = ",".join(map(str, ComparisonConfig.deeparc_thresholds)),
     *,
     pilot: Pilot = True,
     limit_per_category: Limit = None,
@@ -55,6 +60,7 @@ def compare_files(
         compressions=_numbers("compressions", compressions),
         thresholds=_numbers("thresholds", thresholds),
         fractions=_numbers("fractions", fractions),
+        deeparc_thresholds=_numbers("deeparc-thresholds", deeparc_thresholds),
         pilot=pilot,
         seed=seed,
     )
@@ -67,6 +73,8 @@ def compare_files(
             dataset.batches("train", batch_size, limit_per_category=limit_per_category),
             dataset.batches(split, batch_size),
             config,
+            calibration=dataset.batches("train", batch_size, limit_per_category=CALIBRATION_PER_CATEGORY),
+            evaluated_on=split,
             category_names=dataset.facts.class_names,
             on_progress=on_progress,
         )
@@ -80,7 +88,8 @@ def _table(found: "Comparison") -> str:
     """Mean accuracy over the common range of compressions, one row a strategy, one column a metric."""
     metrics = found.config.metrics
     lines = [f"{'mean accuracy':16}" + "".join(f"{metric:>22}" for metric in metrics)]
-    for strategy in found.config.strategies if found.areas else ():
+    named = {area.strategy for area in found.areas}
+    for strategy in (name for name in found.config.strategies if name in named):
         areas = [found.areas_with(metric)[strategy].mean for metric in metrics]
         lines.append(f"{strategy:16}" + "".join(f"{area:22.2%}" for area in areas))
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import torch
 from app.jobs.specs import CompareSpec
 from neusemslice import compare
 from neusemslice.comparison.report import summary
+from neusemslice.config import CALIBRATION_PER_CATEGORY
 from neusemslice.data import open_dataset
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model
@@ -27,6 +28,8 @@ def run_compare(assignment: Assignment[CompareSpec]) -> dict[str, Any]:
         dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category),
         dataset.batches(split, spec.batch_size),
         spec.to_config(),
+        calibration=dataset.batches("train", spec.batch_size, limit_per_category=CALIBRATION_PER_CATEGORY),
+        evaluated_on=split,
         category_names=dataset.facts.class_names,
         on_progress=assignment.on_progress,
         should_stop=assignment.should_stop,
@@ -37,6 +40,6 @@ def run_compare(assignment: Assignment[CompareSpec]) -> dict[str, Any]:
         "evaluated_on": split,
         "summary": summary(found),
         "accuracy_before": found.models[0].accuracy,
-        **{name: values[name] for name in ("common_range", "areas", "winners")},
+        **{name: values[name] for name in ("common_range", "areas", "left_out", "winners")},
     }
     return {"result": result, "outputs": [{"name": name} for name in OUTPUTS]}

@@ -143,7 +143,14 @@ class CompareSpec(_Common):
         default_factory=list, max_length=50, description="Cuts for `semantic`, instead of compressions."
     )
     fractions: list[Cut] = Field(
-        default_factory=list, max_length=50, description="Cuts for the other strategies, instead of compressions."
+        default_factory=list,
+        max_length=50,
+        description="Cuts for the strategies that keep a fraction, instead of compressions.",
+    )
+    deeparc_thresholds: list[Cut] = Field(
+        default=list(ComparisonConfig.deeparc_thresholds),
+        max_length=50,
+        description="Cuts for `deeparc`, which drops whole layers and takes no compressions.",
     )
     pilot: bool = Field(default=True, description="Also silence each tenth of the contribution order.")
     estimator: Estimator = "unbiased"
@@ -156,7 +163,7 @@ class CompareSpec(_Common):
             config = self.to_config()
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        points = sum(len(config.compressions or config.cuts(run.strategy)) for run in config.slicing_configs())
+        points = sum(len(config.cuts(run.strategy) or config.compressions) for run in config.slicing_configs())
         if points > MAX_COMPARED_POINTS:
             raise ValueError(
                 f"strategies x metrics x cuts are {points} networks to evaluate, and one job evaluates at most "
@@ -172,6 +179,7 @@ class CompareSpec(_Common):
             compressions=tuple(self.compressions),
             thresholds=tuple(self.thresholds),
             fractions=tuple(self.fractions),
+            deeparc_thresholds=tuple(self.deeparc_thresholds),
             pilot=self.pilot,
             estimator=self.estimator,
             landscape=self.landscape,

@@ -1,13 +1,14 @@
 """Strategies times metrics times cuts, on one analysis of each model."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from neusemslice.batches import Batches, require_reiterable
-from neusemslice.comparison.curves import AccuracyCurve, measure_accuracy, measure_points
+from neusemslice.comparison.curves import AccuracyCurve, measure_accuracy, measure_curve
 from neusemslice.comparison.cuts import find_cuts
 from neusemslice.comparison.pilot import Orders, PilotStudy, study, study_categories
 from neusemslice.comparison.results import ComparedModel, Comparison
-from neusemslice.comparison_config import METRIC_FREE, ComparisonConfig
+from neusemslice.comparison_config import ComparisonConfig
 from neusemslice.config import SlicingConfig
 from neusemslice.errors import ConfigError
 from neusemslice.profiling import count_flops, count_parameters
@@ -22,6 +23,8 @@ def compare(
     test: Batches,
     config: ComparisonConfig | None = None,
     *,
+    calibration: Batches | None = None,
+    evaluated_on: str = "test",
     category_names: Sequence[str] = (),
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
@@ -37,6 +40,8 @@ def compare(
         data: re-iterable batches (inputs, labels) for the analysis.
         test: re-iterable batches that the analysis has not seen; accuracies are measured on them.
         config: what to compare. Default: `ComparisonConfig()`.
+        calibration: re-iterable batches that the sewing layers of `deeparc` are fitted to. Default: `data`.
+        evaluated_on: for the report; the split that `test` is, "train" if the analysis has seen it.
         category_names: for the report; one for each category. Default: their numbers.
 
     Raises:
@@ -47,7 +52,8 @@ def compare(
     config = config or ComparisonConfig()
     named = {"model": models} if isinstance(models, SliceableModel) else dict(models)
     names = _category_names(named, category_names)
-    for batches in (data, test):
+    calibration = data if calibration is None else calibration
+    for batches in (data, test, calibration):
         require_reiterable(batches)
     progress = Progress(on_progress, should_stop)
     wholes, curves, studies = [], [], []
@@ -55,10 +61,10 @@ def compare(
         slices = _analyse(model, data, config, progress)
         whole = _measure_whole(name, model, test, should_stop)
         wholes.append(whole)
-        curves += _curves_of(whole, model, slices, test, config, progress)
+        curves += _curves_of(whole, model, slices, test, calibration, config, progress)
         if config.pilot:
             studies.append(_study(whole, model, slices, test, config, progress))
-    return Comparison(config, names, tuple(wholes), tuple(curves), tuple(studies))
+    return Comparison(config, names, evaluated_on, tuple(wholes), tuple(curves), tuple(studies))
 
 
 def _category_names(models: Mapping[str, SliceableModel], names: Sequence[str]) -> tuple[str, ...]:
@@ -98,6 +104,7 @@ def _curves_of(
     model: SliceableModel,
     slices: Mapping[SlicingConfig, ModelSlice],
     test: Batches,
+    calibration: Batches,
     config: ComparisonConfig,
     progress: Progress,
 ) -> list[AccuracyCurve]:
@@ -106,13 +113,15 @@ def _curves_of(
     for run in config.slicing_configs():
         given = sorted(config.cuts(run.strategy), reverse=True)
         chosen[run] = given or find_cuts(model, slices[run], config.compressions, whole.parameters, progress)
-    total, done, curves = sum(map(len, chosen.values())), 0, []
-    for run, cuts in chosen.items():
-        points = measure_points(model, slices[run], cuts, test, progress, done, total)
-        metric = None if run.strategy in METRIC_FREE else run.metric
-        curves.append(AccuracyCurve(whole.name, run.strategy, metric, points))
-        done += len(cuts)
-    return curves
+    total, done = sum(map(len, chosen.values())), itertools.count(1)
+
+    def tick() -> None:
+        progress.report("evaluate", next(done), total)
+
+    return [
+        measure_curve(whole.name, model, slices[run], cuts, test, calibration, tick, progress.should_stop)
+        for run, cuts in chosen.items()
+    ]
 
 
 def _study(

@@ -1,15 +1,16 @@
 """Compression against accuracy: what a slice reaches at each of its cuts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from neusemslice.batches import Batches
-from neusemslice.errors import DatasetError
+from neusemslice.comparison_config import METRIC_FREE
+from neusemslice.errors import DatasetError, UnsupportedModelError
 from neusemslice.evaluation import evaluate
-from neusemslice.progress import Progress, ShouldStop
-from neusemslice.restructuring import restructure
+from neusemslice.progress import ShouldStop
+from neusemslice.restructuring import Restructured, restructure
 from neusemslice.slicing import ModelSlice
 from neusemslice.tracing import SliceableModel
 
@@ -23,7 +24,7 @@ class Point:
 
     Attributes:
         cut: theta, or the fraction kept.
-        compression_rate: share of the parameters removed.
+        compression_rate: share of the parameters removed; below zero where deeparc's sewing layers add some.
         flops: of one forward pass on one sample.
         per_category: accuracy of each category, None where it has no samples.
     """
@@ -38,33 +39,61 @@ class Point:
 
 @dataclass(frozen=True)
 class AccuracyCurve:
-    """One model cut by one strategy; `metric` is None where the strategy ignores it."""
+    """One model cut by one strategy.
+
+    Attributes:
+        metric: None where the strategy ignores it.
+        unsewn: thresholds of deeparc that have no point, since no sewing layer fits what they take out.
+    """
 
     model: str
     strategy: str
     metric: str | None
     points: tuple[Point, ...]
+    unsewn: tuple[float, ...] = ()
+
+    @property
+    def reach(self) -> float:
+        """The largest compression."""
+        return max((point.compression_rate for point in self.points), default=0.0)
 
 
-def measure_points(
+def measure_curve(
+    name: str,
     model: SliceableModel,
     slice_: ModelSlice,
     cuts: Sequence[float],
     test: Batches,
-    progress: Progress,
-    done: int,
-    total: int,
-) -> tuple[Point, ...]:
-    """Each cut's restructured network, evaluated. `done` of `total` evaluations came before."""
-    points = []
-    for number, cut in enumerate(cuts, start=1):
-        smaller = restructure(model, slice_.at(cut), should_stop=progress.should_stop)
-        accuracy, per_category = measure_accuracy(smaller.model, test, progress.should_stop)
-        report = smaller.report
-        rate, parameters, flops = report.compression_rate, report.parameters_after, report.flops_after
-        points.append(Point(cut, rate, parameters, flops, accuracy, per_category))
-        progress.report("evaluate", done + number, total)
-    return tuple(points)
+    calibration: Batches,
+    tick: Callable[[], None],
+    should_stop: ShouldStop | None,
+) -> AccuracyCurve:
+    """Each cut's restructured network, evaluated.
+
+    Args:
+        name: of the model.
+        calibration: what deeparc's sewing layers are fitted to.
+        tick: called after each cut.
+    """
+    strategy, points, unsewn = slice_.config.strategy, [], []
+    for cut in cuts:
+        try:
+            smaller = restructure(model, slice_.at(cut), calibration=calibration, should_stop=should_stop)
+        except UnsupportedModelError:
+            if strategy != "deeparc":
+                raise
+            unsewn.append(cut)
+        else:
+            points.append(_measure(cut, smaller, test, should_stop))
+        tick()
+    metric = None if strategy in METRIC_FREE else slice_.config.metric
+    return AccuracyCurve(name, strategy, metric, tuple(points), tuple(unsewn))
+
+
+def _measure(cut: float, smaller: Restructured, test: Batches, should_stop: ShouldStop | None) -> Point:
+    accuracy, per_category = measure_accuracy(smaller.model, test, should_stop)
+    report = smaller.report
+    return Point(cut, report.compression_rate, report.parameters_after, report.flops_after, accuracy, per_category)
 
 
 def measure_accuracy(network: nn.Module | SliceableModel, data: Batches, should_stop: ShouldStop | None) -> Accuracies:

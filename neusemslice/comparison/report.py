@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from neusemslice.comparison.charts import CONTROL, NO_VALUE, Line, legend, line_chart, percent, percent_axis
 from neusemslice.comparison.curves import AccuracyCurve
+from neusemslice.comparison.layerwise import describe
 from neusemslice.comparison.page import figure, folded, page, paragraph, table
 from neusemslice.comparison.pilot_report import pilot_section
 from neusemslice.comparison.results import COLUMNS, Comparison
-from neusemslice.comparison.statistics import Area, PairedTest, value_at
+from neusemslice.comparison.statistics import NEAR, Area, PairedTest, value_at
 from neusemslice.config import cut_field
 
 _SIGNIFICANT = 0.05
@@ -22,6 +23,7 @@ def to_html(comparison: Comparison) -> str:
             paragraph(summary(comparison), "lead"),
             _models(comparison),
             _curves(comparison),
+            _layerwise(comparison),
             _areas(comparison),
             _equal_compression(comparison),
             _tests(comparison),
@@ -35,6 +37,7 @@ def summary(comparison: Comparison) -> str:
     """Who wins where, in two or three sentences."""
     if comparison.common_range is None:
         return "The curves have no range of compressions in common, so no strategy can be said to win."
+    left_out = " It leaves out deeparc, which cannot be cut far enough." if comparison.left_out else ""
     wins: dict[str, list[str]] = {}
     for metric, strategy in comparison.winners.items():
         wins.setdefault(strategy, []).append(metric)
@@ -48,6 +51,7 @@ def summary(comparison: Comparison) -> str:
     return (
         f"Averaged over compressions from {percent(low, 0)} to {percent(high, 0)}, the most accuracy is kept by "
         f"{'; by '.join(clauses)}. Best of all is {_named(best)}: {percent(best.mean)}{_against_control(comparison)}"
+        f"{left_out}"
     )
 
 
@@ -89,12 +93,33 @@ def _curves(comparison: Comparison) -> str:
         title = f"Accuracy over compression with {metric}"
         chart = line_chart(title, "; ".join(map(_described, lines)), x, y, lines, level=level)
         charts.append(figure(metric, chart))
-    words = "Every point is the network itself after the removal, without any training, evaluated on the test data."
+    seen = ", which the analysis has seen too" if comparison.evaluated_on == "train" else ""
+    words = (
+        "Every point is the network itself after the removal, without any training, evaluated on the "
+        f"{comparison.evaluated_on} data{seen}."
+    )
     if len(comparison.models) > 1:
         words += f" Bold lines are means over the {len(comparison.models)} models, thin lines are the models."
-    named = [line for line in next(iter(groups.values())) if not line.faint]
+    named = {line.label: line for line in next(iter(groups.values())) if not line.faint}
     grid = f'<div class="charts">{"".join(charts)}</div>'
-    return f"<h2>Accuracy over compression</h2>{paragraph(words)}{legend(named)}{grid}"
+    return f"<h2>Accuracy over compression</h2>{paragraph(words)}{legend(list(named.values()))}{grid}"
+
+
+def _layerwise(comparison: Comparison) -> str:
+    """What deeparc's few points are, and why it may have no area."""
+    curves = [curve for curve in comparison.curves if curve.strategy == "deeparc"]
+    if not curves:
+        return ""
+    words = (
+        "deeparc drops whole layers that are alike to CKA, whatever the metric, and sews the rest together with layers "
+        "that are fitted to samples. It reaches no compression between its points."
+    )
+    if comparison.left_out:
+        words += (
+            " It has no area: that takes two compressions above zero, and half of the range that the other strategies "
+            "cover, for every model."
+        )
+    return paragraph(words) + "".join(paragraph(describe(curve)) for curve in curves)
 
 
 def _described(line: Line) -> str:
@@ -106,8 +131,8 @@ def _lines(comparison: Comparison, metric: str) -> Iterator[Line]:
     for number, strategy in enumerate(comparison.config.strategies):
         look = CONTROL if strategy == "random" else number
         curves = [c for c in comparison.curves if c.strategy == strategy and c.metric in (metric, None)]
-        if len(curves) == 1:
-            yield Line(strategy, look, tuple(sorted(comparison.points_of(curves[0]))), _notes(curves[0], comparison))
+        if len(curves) == 1 or strategy == "deeparc":
+            yield from (_line(curve, look, comparison) for curve in curves)
             continue
         for curve in curves:
             yield Line(strategy, look, tuple(sorted(comparison.points_of(curve))), faint=True)
@@ -117,18 +142,17 @@ def _lines(comparison: Comparison, metric: str) -> Iterator[Line]:
         yield Line(strategy, look, tuple(shown), tuple(notes))
 
 
-def _notes(curve: AccuracyCurve, comparison: Comparison) -> tuple[str, ...]:
+def _line(curve: AccuracyCurve, look: int, comparison: Comparison) -> Line:
+    """One model's line, each point with its note."""
     name = cut_field(curve.strategy)
-    points = sorted(curve.points, key=lambda point: (point.compression_rate, point.accuracy))
     (whole,) = (model for model in comparison.models if model.name == curve.model)
-    return (
-        f"whole network: {percent(whole.accuracy, 2)}",
-        *(
-            f"{curve.strategy}: {percent(point.accuracy, 2)} at {percent(point.compression_rate)} removed "
-            f"({name} {point.cut:.4g}, {point.parameters:,} parameters)"
-            for point in points
-        ),
-    )
+    marks = [(0.0, whole.accuracy, f"whole network: {percent(whole.accuracy, 2)}")]
+    for point in curve.points:
+        words = f"{percent(point.accuracy, 2)} at {percent(point.compression_rate)} removed"
+        details = f"{name} {point.cut:.4g}, {point.parameters:,} parameters"
+        marks.append((point.compression_rate, point.accuracy, f"{curve.strategy}: {words} ({details})"))
+    marks.sort()
+    return Line(curve.strategy, look, tuple((x, y) for x, y, _ in marks), tuple(note for *_, note in marks))
 
 
 def _compressions(comparison: Comparison) -> list[float]:
@@ -137,9 +161,14 @@ def _compressions(comparison: Comparison) -> list[float]:
 
 
 def _mean_at(comparison: Comparison, curves: list[AccuracyCurve], x: float) -> float | None:
-    found = [value_at(comparison.points_of(curve), x) for curve in curves]
+    found = [_at(comparison.points_of(curve), x, only_cuts=curve.strategy == "deeparc") for curve in curves]
     inside = [value for value in found if value is not None]
     return sum(inside) / len(inside) if inside and len(inside) == len(found) else None
+
+
+def _at(points: list[tuple[float, float]], x: float, *, only_cuts: bool) -> float | None:
+    """The line's height; of a strategy that reaches nothing between its cuts, only near one."""
+    return value_at(points, x) if not only_cuts or any(abs(left - x) <= NEAR for left, _ in points) else None
 
 
 def _areas(comparison: Comparison) -> str:
@@ -150,15 +179,14 @@ def _areas(comparison: Comparison) -> str:
     rows = [
         [strategy, *(percent(areas[metric][strategy].mean, 2) for metric in metrics)]
         for strategy in comparison.config.strategies
+        if strategy not in comparison.left_out
     ]
-    best = {
-        (comparison.config.strategies.index(comparison.winners[metric]), column)
-        for column, metric in enumerate(metrics, start=1)
-    }
+    names = [row[0] for row in rows]
+    best = {(names.index(comparison.winners[metric]), column) for column, metric in enumerate(metrics, start=1)}
     low, high = comparison.common_range
     words = (
         f"The area under each curve divided by the range that all curves cover, {percent(low)} to {percent(high)} of "
-        "the parameters removed: the mean accuracy over that range. The random choice ignores the metric."
+        "the parameters removed: the mean accuracy over that range. random and deeparc ignore the metric."
     )
     return f"<h2>Area under the curve</h2>{paragraph(words)}{table('', ['Strategy', *metrics], rows, best)}"
 
@@ -177,7 +205,10 @@ def _equal_compression(comparison: Comparison) -> str:
             for strategy, row in zip(comparison.config.strategies, values, strict=True)
         ]
         tables.append(table(metric, ["Strategy", *(percent(x, 0) for x in wanted)], rows, best))
-    words = "Read off the lines between the measured points; a dash where the strategy was not cut so far."
+    words = (
+        "Read off the lines between the measured points; a dash where the strategy was not cut so far, and where "
+        "deeparc has no point."
+    )
     points = [
         [str(cell) if not isinstance(cell, float) else f"{cell:.5g}" for cell in ("" if c is None else c for c in row)]
         for row in comparison.rows()

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from neusemslice.comparison.curves import AccuracyCurve
+from neusemslice.comparison.layerwise import is_comparable
 from neusemslice.comparison.pilot import PilotStudy
 from neusemslice.comparison.statistics import Area, PairedTest, area_under, paired_tests
 from neusemslice.comparison_config import ComparisonConfig
 
 COLUMNS = ("model", "strategy", "metric", "cut", "compression_rate", "parameters", "flops", "accuracy")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet calculates."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class Comparison:
 
     Attributes:
         categories: names of the categories, in label order.
+        evaluated_on: the split that the accuracies are measured on.
         pilot: one study a model; empty if none was asked for.
     """
 
     config: ComparisonConfig
     categories: tuple[str, ...]
+    evaluated_on: str
     models: tuple[ComparedModel, ...]
     curves: tuple[AccuracyCurve, ...]
     pilot: tuple[PilotStudy, ...]
@@ -48,9 +53,15 @@ class Comparison:
         return [(0.0, whole), *((point.compression_rate, point.accuracy) for point in curve.points)]
 
     @cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """Strategies without an area: deeparc, if for one of the models it cannot be averaged beside the others."""
+        of_layers = [curve for curve in self.curves if curve.strategy == "deeparc"]
+        return () if all(is_comparable(curve, self.curves) for curve in of_layers) else ("deeparc",)
+
+    @cached_property
     def common_range(self) -> tuple[float, float] | None:
-        """The compressions that every curve covers, from that of the whole network on; None if there is no such."""
-        high = min(max(point.compression_rate for point in curve.points) for curve in self.curves)
+        """The compressions that every curve with an area covers, from the whole network's on; None if there is none."""
+        high = min((curve.reach for curve in self.curves if curve.strategy not in self.left_out), default=0.0)
         return (0.0, high) if high > 0 else None
 
     @cached_property
@@ -59,7 +70,7 @@ class Comparison:
         if self.common_range is None:
             return ()
         found: dict[tuple[str, str | None], list[float]] = {}
-        for curve in self.curves:
+        for curve in (curve for curve in self.curves if curve.strategy not in self.left_out):
             area = area_under(self.points_of(curve), *self.common_range)
             found.setdefault((curve.strategy, curve.metric), []).append(area)
         return tuple(Area(strategy, metric, tuple(values)) for (strategy, metric), values in found.items())
@@ -90,9 +101,11 @@ class Comparison:
         found = {
             "config": self.config.to_dict(),
             "categories": self.categories,
+            "evaluated_on": self.evaluated_on,
             "models": [asdict(model) for model in self.models],
             "curves": [asdict(curve) for curve in self.curves],
             "common_range": self.common_range,
+            "left_out": self.left_out,
             "areas": [asdict(area) | {"mean": area.mean} for area in self.areas],
             "winners": self.winners,
             "tests": [asdict(test) for test in self.tests],
@@ -118,5 +131,10 @@ class Comparison:
         with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(COLUMNS)
-            table.writerows(self.rows())
+            table.writerows(map(_defused, self.rows()))
         (folder / "report.html").write_text(to_html(self), encoding="utf-8")
+
+
+def _defused(row: tuple[Any, ...]) -> list[Any]:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers."""
+    return [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in row]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -10,13 +12,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neusemslice import ComparisonConfig, SliceableModel, SlicingConfig, compare, evaluate, restructure, trace
+from neusemslice import (
+    ComparisonConfig,
+    ModelSlice,
+    SliceableModel,
+    SlicingConfig,
+    compare,
+    evaluate,
+    restructure,
+    trace,
+)
 from neusemslice.comparison import Comparison
+from neusemslice.comparison.charts import NO_VALUE
+from neusemslice.comparison.curves import AccuracyCurve, Point
 from neusemslice.comparison.cuts import find_cuts
 from neusemslice.comparison.pilot import keep_without, samples_of, study_categories
 from neusemslice.comparison.report import summary, to_html
-from neusemslice.comparison.results import COLUMNS
-from neusemslice.errors import ConfigError, DatasetError, StoppedError
+from neusemslice.comparison.results import COLUMNS, ComparedModel
+from neusemslice.errors import ConfigError, DatasetError, StoppedError, UnsupportedModelError
 from neusemslice.progress import Progress
 from neusemslice.restructuring import parameters_after
 from neusemslice.slicing import slice_model
@@ -267,6 +280,111 @@ def test_curves_without_a_common_range_have_no_winner(models: dict[str, Sliceabl
     assert "no strategy can be said to win" in to_html(found)
 
 
+class TestDeepArc:
+    """A strategy with few cuts of its own, whatever the metrics and compressions."""
+
+    @staticmethod
+    def compared(rates: tuple[float, ...], unsewn: tuple[float, ...] = ()) -> Comparison:
+        """As if deeparc had these compressions, one point lost each; global reaches 60 %."""
+        config = ComparisonConfig(strategies=("global", "deeparc"), metrics=("avg",), pilot=False)
+
+        def curve(strategy: str, metric: str | None, rates: tuple[float, ...]) -> AccuracyCurve:
+            points = (Point(0.9 + n / 100, rate, 100, 100, 0.8 - n / 100, ()) for n, rate in enumerate(rates))
+            return AccuracyCurve(HOSTILE, strategy, metric, tuple(points), unsewn if strategy == "deeparc" else ())
+
+        curves = curve("global", "avg", (0.3, 0.6)), curve("deeparc", None, rates)
+        return Comparison(config, ("a", "b"), "train", (ComparedModel(HOSTILE, 100, 100, 0.9, ()),), curves, ())
+
+    def test_runs_once_at_its_own_thresholds(self) -> None:
+        torch.manual_seed(0)
+        network = nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(6, 6), nn.ReLU())], nn.Linear(6, 3))
+        model, data = trace(network, torch.zeros(1, 6)), batches((6,), 3)
+        config = ComparisonConfig(
+            strategies=("deeparc",), metrics=("avg", "var"), deeparc_thresholds=(0.05, 1.0), pilot=False
+        )
+        found = compare(model, data, data, config, calibration=data[:2])
+        (curve,) = found.curves
+        slice_ = slice_model(model, data, SlicingConfig(strategy="deeparc", threshold=0.05))
+        sewn = restructure(model, slice_, calibration=data[:2])
+        assert (curve.metric, [point.cut for point in curve.points]) == (None, [1.0, 0.05])
+        assert (curve.points[0].compression_rate, curve.points[0].accuracy) == (0.0, found.models[0].accuracy)
+        assert curve.points[1].parameters == sewn.report.parameters_after < found.models[0].parameters
+        assert curve.points[1].accuracy == evaluate(sewn.model, data).accuracy
+
+    def test_an_unsewable_cut_is_named_and_the_others_are_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(model: SliceableModel, slice_: ModelSlice, **others: object) -> object:
+            if slice_.config.threshold == 0.9:
+                raise UnsupportedModelError("no layer fits", node="x")
+            return restructure(model, slice_, **others)
+
+        monkeypatch.setattr("neusemslice.comparison.curves.restructure", refuse)
+        model, data = trace(mlp(), torch.zeros(1, 6)), batches((6,), 3)
+        config = ComparisonConfig(strategies=("deeparc",), metrics=("avg",), deeparc_thresholds=(0.9, 1.0), pilot=False)
+        found = compare(model, data, data, config)
+        assert (found.curves[0].unsewn, [point.cut for point in found.curves[0].points]) == ((0.9,), [1.0])
+        assert "At threshold 0.9 no sewing layer fits model" in to_html(found)
+
+    @pytest.mark.parametrize("rates", [(), (0.0, 0.0), (0.4,), (0.4, 0.4), (0.1, 0.2), (-0.2, -0.1), (-0.2, 0.6)])
+    def test_too_few_or_too_small_compressions_do_not_narrow_the_range(self, rates: tuple[float, ...]) -> None:
+        found = self.compared(rates)
+        assert (found.left_out, found.common_range) == (("deeparc",), (0.0, 0.6))
+        assert [area.strategy for area in found.areas] == ["global"]
+        assert found.winners == {"avg": "global"}
+        assert "It leaves out deeparc" in summary(found)
+        assert "It has no area" in to_html(found)
+        assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["left_out"] == ["deeparc"]
+
+    def test_two_far_enough_count(self) -> None:
+        found = self.compared((0.2, 0.4))
+        assert (found.left_out, found.common_range) == ((), (0.0, 0.4))
+        areas = found.areas_with("avg")
+        assert areas["deeparc"].mean == pytest.approx(((0.9 + 0.8) / 2 + (0.8 + 0.79) / 2) / 2)
+        assert areas["global"].mean == pytest.approx((0.3 * (0.9 + 0.8) / 2 + 0.1 * (0.8 + 0.8 - 0.01 / 3) / 2) / 0.4)
+
+    def test_the_page_tells_what_it_removes_and_adds(self) -> None:
+        html = to_html(self.compared((-0.125, 0.25), unsewn=(0.5, 0.6)))
+        assert "deeparc removes -12.5\u202f% to 25.0\u202f% of the parameters" in html
+        assert "At threshold 0.9 its sewing layers are larger than what they replace." in html
+        assert "At thresholds 0.5, 0.6 no sewing layer fits" in html
+        assert "removes nothing" in to_html(self.compared((0.0, 0.0)))
+        assert HOSTILE not in html
+        Page().feed(html)
+
+    def test_has_a_value_only_where_it_was_cut(self) -> None:
+        html = to_html(self.compared((0.2, 0.4)))
+        row = html[html.index("Accuracy at equal compression") :]
+        row = row[row.index('<th scope="row">deeparc</th>') :].split("</tr>")[0]
+        values = re.findall(r'<td(?: class="best")?>([^<]*)</td>', row)
+        assert values == [NO_VALUE, "80.00\u202f%", NO_VALUE, "79.00\u202f%", *[NO_VALUE] * 3]
+
+    def test_of_several_models_each_has_its_line(self) -> None:
+        one, curves = self.compared((0.2, 0.4)), []
+        for name in ("first", "second"):
+            curves += [replace(curve, model=name) for curve in one.curves]
+        models = tuple(replace(one.models[0], name=name) for name in ("first", "second"))
+        html = to_html(replace(one, models=models, curves=tuple(curves)))
+        assert html.count("deeparc: 80.00\u202f% at 20.0\u202f% removed") == 2
+        assert html.split('<ul class="legend">')[1].split("</ul>")[0].count("deeparc") == 1
+
+
+@pytest.mark.parametrize(("evaluated_on", "words"), [("test", "the test data."), ("train", "has seen too.")])
+def test_the_page_says_what_accuracy_was_measured_on(compared: Comparison, evaluated_on: str, words: str) -> None:
+    assert f"evaluated on the {evaluated_on} data" in to_html(replace(compared, evaluated_on=evaluated_on))
+    assert words in to_html(replace(compared, evaluated_on=evaluated_on))
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx"])
+def test_a_spreadsheet_calculates_no_name_and_all_numbers(compared: Comparison, tmp_path: Path, name: str) -> None:
+    point = replace(compared.curves[0].points[0], compression_rate=-0.25)
+    curve = replace(compared.curves[0], model=name, points=(point,))
+    model = replace(compared.models[0], name=name)
+    replace(compared, models=(model,), curves=(curve,), pilot=()).write(tmp_path)
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["model"], row["compression_rate"]) == (f"'{name}", "-0.25")
+    assert json.loads((tmp_path / "comparison.json").read_text())["models"][0]["name"] == name
+
+
 def test_progress_and_stopping(models: dict[str, SliceableModel]) -> None:
     data, seen = batches((6,), 3), []
     config = ComparisonConfig(strategies=("global",), metrics=("avg",), compressions=(0.3, 0.6))
@@ -305,6 +423,8 @@ def test_what_cannot_be_compared_is_refused(models: dict[str, SliceableModel]) -
         ({"fractions": (0.9,)}, "thresholds"),
         ({"thresholds": (0.9,), "fractions": (1.5,)}, "fraction"),
         ({"pilot_categories": 0}, "pilot_categories"),
+        ({"strategies": ("deeparc",), "deeparc_thresholds": ()}, "deeparc_thresholds"),
+        ({"strategies": ("deeparc",), "deeparc_thresholds": (1.5,)}, "threshold"),
         ({"samples_per_category": 1}, "samples_per_category"),
     ],
 )

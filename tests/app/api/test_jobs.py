@@ -94,7 +94,7 @@ class TestSubmit:
         ("change", "words"),
         [
             ({"strategies": []}, "strategies"),
-            ({"strategies": ["deeparc"]}, "semantic, categorywise, global, random"),
+            ({"strategies": ["deeparc"], "deeparc_thresholds": []}, "no deeparc_thresholds"),
             ({"metrics": ["avg", "avg"]}, "twice"),
             ({"metrics": ["magic"]}, "'taylor'"),
             ({"compressions": [1]}, "less than 1"),
