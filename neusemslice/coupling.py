@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, fx, nn
 
-from neusemslice.graph_layers import Add, Concat, Mean, Multiply, Reshape, Select
+from neusemslice.graph_layers import Add, Attention, Concat, Mean, Multiply, QueryKeyValue, Reshape, Select
 from neusemslice.lowering import INPUT
 from neusemslice.observing import Shape
 from neusemslice.roles import (
@@ -122,6 +122,8 @@ class _Follower:
             return _placed(channels.repeat_interleave(self._shapes[path][1] // len(channels)), 0, rank)
         if is_producer(layer):
             return self._produced(layer, path, source)
+        if isinstance(layer, Attention):
+            return self._attended(labels)
         if isinstance(layer, Reshape) and _same_but_for_ones(self._shapes[source], self._shapes[path]):
             moved: Tensor = layer(labels.expand(self._shapes[source][1:])[None])[0]
             return moved
@@ -142,12 +144,24 @@ class _Follower:
         """Fresh labels; what the layer reads is checked for being separable along its input dimension."""
         convolves = isinstance(layer, CONVOLUTIONS)
         read = self._along(self._labels[source], source, 0 if convolves else -1)
-        fresh = self._group.add(len(layer.get_parameter("weight")))
+        heads = isinstance(layer, QueryKeyValue)
+        fresh = self._group.add(layer.num_heads if heads else len(layer.get_parameter("weight")))  # type: ignore[arg-type]
         self._neurons[path] = fresh
+        if heads:
+            features = fresh.repeat_interleave(layer.head_dim).repeat(3)  # type: ignore[arg-type]
+            return _placed(features, -1, len(self._shapes[path]) - 1)
         if convolves and layer.groups > 1:  # type: ignore[operator]
             for labels in (read, fresh):
                 self._balances.append(Balance(path, layer.groups, labels))  # type: ignore[arg-type]
         return _placed(fresh, 0 if convolves else -1, len(self._shapes[path]) - 1)
+
+    def _attended(self, projected: Labels) -> Labels:
+        """An attention keeps its heads apart, where queries, keys and contents belong to the same ones."""
+        parts = projected.chunk(3, dim=-1)
+        if len(parts) == 3 and all(torch.equal(part, parts[0]) for part in parts):
+            return parts[0]
+        self._fix(projected)
+        return torch.full([1] * projected.ndim, FIXED)
 
     def _along(self, labels: Tensor, path: str, dim: int) -> Tensor:
         """The labels along one dimension; they are fixed if they change along another one too."""

@@ -137,36 +137,46 @@ class Scatter(nn.Module):
         return value.new_zeros(sizes).index_copy(self.dim, self.index, value)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence [batch, tokens, features] to itself, with nn.MultiheadAttention's tensors."""
+class QueryKeyValue(nn.Module):
+    """The projection in front of an attention: queries, keys and contents of all heads, [batch, tokens, 3 * features].
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, dropout: float = 0.0) -> None:
+    A head is one neuron.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, head_dim: int, bias: bool = True) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
-        self.embed_dim, self.num_heads, self.bias, self.dropout = embed_dim, num_heads, bias, dropout
-        self.in_proj_weight = nn.Parameter(torch.zeros(3 * embed_dim, embed_dim))
-        self.in_proj_bias: nn.Parameter | None
-        self.register_parameter("in_proj_bias", nn.Parameter(torch.zeros(3 * embed_dim)) if bias else None)
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, head_dim
+        features = 3 * num_heads * head_dim
+        self.weight = nn.Parameter(torch.zeros(features, embed_dim))
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", nn.Parameter(torch.zeros(features)) if bias else None)
 
     def forward(self, value: Tensor) -> Tensor:
-        query, key, content = self.heads(value)
+        return F.linear(value, self.weight, self.bias)
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention of each head, from what `QueryKeyValue` gives to [batch, tokens, features]."""
+
+    def __init__(self, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+
+    def forward(self, projected: Tensor) -> Tensor:
+        query, key, content = self.heads(projected)
         dropout = self.dropout if self.training else 0.0
         return self.join(F.scaled_dot_product_attention(query, key, content, dropout_p=dropout))
 
-    def heads(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and content, each [batch, heads, tokens, features of a head]."""
-        projected = F.linear(value, self.in_proj_weight, self.in_proj_bias)
         query, key, content = (
             part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=2)
         )
         return query, key, content
 
     def join(self, context: Tensor) -> Tensor:
-        """The heads' outputs as one, through the output projection."""
-        joined: Tensor = self.out_proj(context.transpose(1, 2).flatten(2))
-        return joined
+        """The heads' outputs side by side."""
+        return context.transpose(1, 2).flatten(2)
 
 
 JOINS: tuple[type[nn.Module], ...] = (Add, Multiply, Concat)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from neusemslice.copying import unbound
 from neusemslice.errors import ArchitectureError, UnsupportedModelError
-from neusemslice.graph_layers import SelfAttention
+from neusemslice.graph_layers import Attention, QueryKeyValue
 from neusemslice.layers import build_layer, describe_layer
 from neusemslice.lifting import HINT, Call, Lifted, describe, lift
 from neusemslice.observing import Observations, observe
@@ -146,6 +147,14 @@ class _Lowering:
                 values[node] = self.graph.placeholder(INPUT)
             elif node.op == "output":
                 self.graph.output(values[self._require_value(node.args[0])])
+            elif node.op == "call_module" and isinstance(
+                attention := self.traced.get_submodule(str(node.target)), nn.MultiheadAttention
+            ):
+                value = values[_attended_value(attention, node)]
+                for name, part in _attention_layers(attention):
+                    path = f"{node.target}.{name}"
+                    value = self._place(path, _rebuild(part, path), [value])
+                values[node] = value
             elif node.op == "call_module":
                 path, layer, sources = self._module(node)
                 values[node] = self._place(path, layer, [values[source] for source in sources])
@@ -157,7 +166,7 @@ class _Lowering:
                     values[node] = self._place(self._fresh(path), layer, [values[source] for source in lifted.inputs])
                 else:
                     values[node] = values[lifted]
-        lowered = fx.GraphModule(_modules(self.layers), self.graph)
+        lowered = unbound(fx.GraphModule(_modules(self.layers), self.graph))
         return lowered.eval().requires_grad_(requires_grad=False)
 
     def _place(self, path: str, layer: nn.Module, sources: list[fx.Node]) -> fx.Node:
@@ -180,9 +189,7 @@ class _Lowering:
         path = str(node.target)
         layer = self.traced.get_submodule(path)
         sources = tuple(arg for arg in node.args if isinstance(arg, fx.Node))
-        if isinstance(layer, nn.MultiheadAttention):
-            layer, sources = _self_attention(layer, node, path), sources[:1]
-        elif len(sources) != len(node.args) or node.kwargs:
+        if len(sources) != len(node.args) or node.kwargs:
             raise UnsupportedModelError(
                 f"{path!r} is called with more than tensors.", node=path, hint="Keep settings in the layer."
             )
@@ -224,24 +231,32 @@ class _Lowering:
         return fresh
 
 
-def _self_attention(layer: nn.MultiheadAttention, node: fx.Node, path: str) -> SelfAttention:
-    """The attention of a value to itself, as a layer of one input."""
-    settings = dict(
-        zip(("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask"), node.args, strict=False)
-    )
-    settings |= node.kwargs
+def _attended_value(layer: nn.MultiheadAttention, node: fx.Node) -> fx.Node:
+    """The one value that an attention is of, to itself."""
+    settings = dict(zip(_ATTENTION_ARGUMENTS, node.args, strict=False)) | node.kwargs
     same = settings["query"] is settings.get("key") and settings["query"] is settings.get("value")
     masked = any(settings.get(name) is not None for name in ("key_padding_mask", "attn_mask"))
     plain = layer.batch_first and layer._qkv_same_embed_dim and layer.bias_k is None and not layer.add_zero_attn  # noqa: SLF001 torch shows it nowhere else
     if not same or masked or not plain or settings.get("need_weights", True) or settings.get("is_causal"):
         raise UnsupportedModelError(
-            f"{path!r} (MultiheadAttention) is more than the attention of one value to itself.",
-            node=path,
+            f"{node.target!r} (MultiheadAttention) is more than the attention of one value to itself.",
+            node=str(node.target),
             hint="Call it as attention(x, x, x, need_weights=False), with batch_first=True and no mask.",
         )
-    attention = SelfAttention(layer.embed_dim, layer.num_heads, layer.in_proj_bias is not None, layer.dropout)
-    attention.load_state_dict(layer.state_dict(), assign=True)
-    return attention
+    query = settings["query"]
+    assert isinstance(query, fx.Node)
+    return query
+
+
+def _attention_layers(layer: nn.MultiheadAttention) -> list[tuple[str, nn.Module]]:
+    """What an attention is made of: names and layers, one after the other."""
+    has_bias = layer.in_proj_bias is not None
+    projection = QueryKeyValue(layer.embed_dim, layer.num_heads, layer.head_dim, has_bias)
+    tensors = {"weight": layer.in_proj_weight, "bias": layer.in_proj_bias}
+    projection.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None}, assign=True)
+    output = nn.Linear(layer.embed_dim, layer.embed_dim, bias=has_bias)
+    output.load_state_dict(layer.out_proj.state_dict(), assign=True)
+    return [("in_proj", projection), ("attention", Attention(layer.num_heads, layer.dropout)), ("out_proj", output)]
 
 
 def _modules(layers: dict[str, nn.Module]) -> nn.Module:

@@ -1,13 +1,13 @@
 """The network with some neurons silenced, of unchanged size."""
 
-import copy
 from collections.abc import Mapping
 
 from jaxtyping import Bool
 from torch import Tensor, fx, nn
 
 from neusemslice.config import Branches
-from neusemslice.cutting import cut_neurons
+from neusemslice.copying import copy_graph, unbound
+from neusemslice.cutting import Cut, cut_neurons
 from neusemslice.roles import is_producer
 from neusemslice.tracing import SliceableModel
 
@@ -40,8 +40,12 @@ def mask_neurons(
     Raises:
         SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
     """
-    cut = cut_neurons(model, keep, branches)
-    masked = copy.deepcopy(model.graph_module)
+    return silence(cut_neurons(model, keep, branches), copy_graph(model.graph_module))
+
+
+def silence(cut: Cut, masked: fx.GraphModule) -> fx.GraphModule:
+    """`masked`, a copy of the cut's model, with masks in it."""
+    model = cut.model
     nodes = {node.target: node for node in masked.graph.nodes if node.op == "call_module"}
     places = [(nodes[model.layer(name).branch[-1]], None) for name in cut.scattered]
     places += [(node.args[0], node) for node in nodes.values() if is_producer(masked.get_submodule(node.target))]
@@ -58,4 +62,4 @@ def mask_neurons(
             silenced, delete_user_cb=lambda user, new=silenced, only=reader: user is not new and only in (None, user)
         )
     masked.recompile()
-    return masked
+    return unbound(masked)

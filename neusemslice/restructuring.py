@@ -1,6 +1,5 @@
 """Physical removal of the neurons that are not critical, with a proof for each result."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,15 +7,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.config import Branches
+from neusemslice.copying import copy_graph, unbound
 from neusemslice.cutting import Cut, cut_neurons
 from neusemslice.deeparc import Seam, remove_redundant
 from neusemslice.errors import RestructureError, SliceMismatchError
 from neusemslice.graph_layers import Scatter
-from neusemslice.masking import mask_neurons
+from neusemslice.masking import silence
 from neusemslice.model_slice import ModelSlice
 from neusemslice.profiling import count_flops, count_parameters
 from neusemslice.progress import OnProgress, Progress, ShouldStop
@@ -119,9 +119,9 @@ def restructure(
     else:
         keep = slice_
     cut = cut_neurons(model, keep, branches)
-    smaller = _remove(cut)
+    smaller = _remove(cut, copy_graph(model.graph_module, "shared"))
     progress.report("restructure", 1, 2)
-    difference = _prove(model, mask_neurons(model, keep, branches), smaller)
+    difference = _prove(model, silence(cut, copy_graph(model.graph_module, "shared")), smaller)
     progress.report("restructure", 2, 2)
     report = _report(
         model, smaller, {layer.name: int(cut.neurons(layer.name).sum()) for layer in model.sliceable_layers}
@@ -150,12 +150,11 @@ def parameters_after(
     Raises:
         SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
     """
-    return count_parameters(_remove(cut_neurons(model, keep, branches)))
+    return count_parameters(_remove(cut_neurons(model, keep, branches), copy_graph(model.graph_module, "meta")))
 
 
-def _remove(cut: Cut) -> fx.GraphModule:
-    """Every layer cut to what is left of the values that it reads and computes."""
-    smaller = copy.deepcopy(cut.model.graph_module)
+def _remove(cut: Cut, smaller: fx.GraphModule) -> fx.GraphModule:
+    """`smaller`, a copy of the cut's model, with each layer cut to what is left of what it reads and computes."""
     for node in smaller.graph.nodes:
         if node.op == "call_module":
             layer = smaller.get_submodule(node.target)
@@ -163,7 +162,7 @@ def _remove(cut: Cut) -> fx.GraphModule:
     for name in cut.scattered:
         _scatter(smaller, cut, cut.model.layer(name).branch[-1])
     smaller.recompile()
-    return smaller
+    return unbound(smaller)
 
 
 def _scatter(smaller: fx.GraphModule, cut: Cut, end: str) -> None:
@@ -180,7 +179,7 @@ def _scatter(smaller: fx.GraphModule, cut: Cut, end: str) -> None:
     value.replace_all_uses_with(scattered, delete_user_cb=lambda user: user is not scattered)
 
 
-def _prove(model: SliceableModel, masked: nn.Module, smaller: nn.Module) -> float:
+def _prove(model: SliceableModel, masked: fx.GraphModule, smaller: fx.GraphModule) -> float:
     """The largest relative difference between masked and smaller network; RestructureError if it is too large.
 
     Computed on the CPU: a GPU's reduced-precision products (TF32) differ by more than the tolerance on their own.
@@ -188,7 +187,7 @@ def _prove(model: SliceableModel, masked: nn.Module, smaller: nn.Module) -> floa
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(PROBE_SAMPLES, *model.input_shape, generator=generator, dtype=torch.float64).to(model.dtype)
     with torch.no_grad():
-        expected, computed = (copy.deepcopy(network).cpu()(probe) for network in (masked, smaller))
+        expected, computed = (_on_cpu(network)(probe) for network in (masked, smaller))
     difference = float((expected - computed).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not difference <= TOLERANCE:
         raise RestructureError(
@@ -196,3 +195,8 @@ def _prove(model: SliceableModel, masked: nn.Module, smaller: nn.Module) -> floa
             hint=f"At most {TOLERANCE:g} is allowed. Please report the network: its layers are coupled unexpectedly.",
         )
     return difference
+
+
+def _on_cpu(network: fx.GraphModule) -> fx.GraphModule:
+    on_cpu = all(tensor.device.type == "cpu" for tensor in (*network.parameters(), *network.buffers()))
+    return network if on_cpu else copy_graph(network).cpu()

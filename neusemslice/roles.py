@@ -4,21 +4,23 @@ from torch import nn
 
 from neusemslice.graph_layers import (
     JOINS,
+    Attention,
     Mean,
     Narrow,
     Permute,
     Prepend,
+    QueryKeyValue,
     Reshape,
     Scale,
     Scatter,
     Select,
-    SelfAttention,
     Shift,
 )
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-PRODUCERS: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
-"""Layers with neurons of their own: one per output channel or feature. A depthwise convolution has none (see below)."""
+PRODUCERS: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear, QueryKeyValue)
+"""Layers with neurons of their own: one per output channel or feature, or per attention head. A depthwise convolution
+has none (see below)."""
 
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """In eval mode an affine map of each neuron by itself. It moves zero, so a neuron is read after it."""
@@ -72,7 +74,6 @@ MIXERS: tuple[type[nn.Module], ...] = (
     nn.GroupNorm,
     nn.Softmax,
     nn.LogSoftmax,
-    SelfAttention,
     Reshape,
     Narrow,
     Prepend,
@@ -83,7 +84,7 @@ MIXERS: tuple[type[nn.Module], ...] = (
 HEADS: tuple[type[nn.Module], ...] = (nn.Softmax, nn.LogSoftmax)
 """Left out at the very end, where they turn logits into probabilities: contributions are to the logits."""
 
-SUPPORTED = frozenset((*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *LEARNED, *JOINS, *MIXERS))
+SUPPORTED = frozenset((*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *LEARNED, *JOINS, *MIXERS, Attention))
 
 
 def is_depthwise(layer: nn.Module) -> bool:

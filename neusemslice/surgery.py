@@ -1,4 +1,7 @@
-"""Cutting one layer down to some of its outputs and inputs. Each function returns a new layer."""
+"""Cutting one layer down to some of its outputs and inputs.
+
+Each function returns a new layer; only `cut_layer`'s has no tensor in common with the layer it was made from.
+"""
 
 import copy
 
@@ -6,29 +9,35 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from neusemslice.graph_layers import Reshape
+from neusemslice.copying import copy_layer
+from neusemslice.graph_layers import Attention, QueryKeyValue, Reshape
 from neusemslice.roles import LEARNED, NORMS, is_depthwise, is_producer
 
 Indices = Int64[Tensor, " kept"]
+_INPUTS: dict[type[nn.Module], str] = {nn.Linear: "in_features", QueryKeyValue: "embed_dim"}
 Present = Bool[Tensor, "..."]
 """For each place of a sample's value, whether it is left; dimensions along which nothing changes may have size one."""
 
 
 def cut_layer(layer: nn.Module, before: Present, after: Present) -> nn.Module:
-    """The layer that computes what is left after it from what is left before it.
+    """A layer with tensors of its own that computes what is left after it from what is left before it.
 
     Args:
         before: what is left of the value that it reads.
         after: what is left of the value that it computes. Neurons are along one dimension of each.
     """
-    axis = -1 if isinstance(layer, nn.Linear) else 0
+    return copy.deepcopy(_cut(layer, before, after))
+
+
+def _cut(layer: nn.Module, before: Present, after: Present) -> nn.Module:
+    axis = -1 if isinstance(layer, nn.Linear | QueryKeyValue) else 0
     if is_depthwise(layer) and not after.all():
         return keep_channels(layer, _along(before, 0), _along(after, 0))
     if is_producer(layer):
         smaller = layer if before.all() else keep_inputs(layer, _along(before, axis))
-        return copy.deepcopy(smaller) if after.all() else keep_outputs(smaller, _along(after, axis))
+        return smaller if after.all() else keep_outputs(smaller, _along(after, axis))
     if after.all():
-        return copy.deepcopy(layer)
+        return layer
     if isinstance(layer, NORMS):
         return keep_norm(layer, _along(before, 0))
     if isinstance(layer, nn.PReLU):
@@ -37,15 +46,20 @@ def cut_layer(layer: nn.Module, before: Present, after: Present) -> nn.Module:
         return keep_learned(layer, after)
     if isinstance(layer, Reshape):
         return keep_shape(layer, after)
-    return copy.deepcopy(layer)
+    if isinstance(layer, Attention):
+        return keep_heads(layer, after)
+    return layer
 
 
 def keep_outputs(layer: nn.Module, kept: Indices) -> nn.Module:
-    """A convolution or linear layer with only the output channels or features `kept`."""
-    smaller = copy.deepcopy(layer)
+    """A convolution, linear layer or projection to heads with only the output channels or features `kept`."""
+    smaller = copy_layer(layer)
     _select(smaller, "weight", kept, 0)
     _select(smaller, "bias", kept, 0)
-    setattr(smaller, "out_features" if isinstance(layer, nn.Linear) else "out_channels", len(kept))
+    if isinstance(smaller, QueryKeyValue):
+        smaller.num_heads = len(kept) // (3 * smaller.head_dim)
+    else:
+        setattr(smaller, "out_features" if isinstance(layer, nn.Linear) else "out_channels", len(kept))
     return smaller
 
 
@@ -54,7 +68,7 @@ def keep_inputs(layer: nn.Module, kept: Indices) -> nn.Module:
 
     A grouped convolution has to keep equally many in each of its groups.
     """
-    smaller = copy.deepcopy(layer)
+    smaller = copy_layer(layer)
     groups = getattr(layer, "groups", 1)
     if groups == 1:
         _select(smaller, "weight", kept, 1)
@@ -64,7 +78,7 @@ def keep_inputs(layer: nn.Module, kept: Indices) -> nn.Module:
         parts = zip(weight.detach().chunk(groups), of_group, strict=True)
         cut = torch.cat([part.index_select(1, own) for part, own in parts])
         smaller.weight = nn.Parameter(cut, requires_grad=weight.requires_grad)
-    setattr(smaller, "in_features" if isinstance(layer, nn.Linear) else "in_channels", len(kept))
+    setattr(smaller, _INPUTS.get(type(layer), "in_channels"), len(kept))
     return smaller
 
 
@@ -77,7 +91,7 @@ def keep_channels(layer: nn.Module, inputs: Indices, outputs: Int64[Tensor, " ke
 
 def keep_norm(layer: nn.Module, kept: Indices) -> nn.Module:
     """A batch norm of only the features `kept`."""
-    smaller = copy.deepcopy(layer)
+    smaller = copy_layer(layer)
     for name in ("weight", "bias", "running_mean", "running_var"):
         _select(smaller, name, kept, 0)
     smaller.num_features = len(kept)  # type: ignore[assignment]
@@ -86,7 +100,7 @@ def keep_norm(layer: nn.Module, kept: Indices) -> nn.Module:
 
 def keep_slopes(layer: nn.PReLU, kept: Indices) -> nn.Module:
     """A PReLU of only the features `kept`, if it has a slope for each."""
-    smaller = copy.deepcopy(layer)
+    smaller = copy_layer(layer)
     if smaller.num_parameters > 1:
         _select(smaller, "weight", kept, 0)
         smaller.num_parameters = len(kept)
@@ -95,7 +109,7 @@ def keep_slopes(layer: nn.PReLU, kept: Indices) -> nn.Module:
 
 def keep_learned(layer: nn.Module, left: Present) -> nn.Module:
     """A shift or scale of only the places that are left."""
-    smaller = copy.deepcopy(layer)
+    smaller = copy_layer(layer)
     for dim in range(-left.ndim, 0):
         if left.shape[dim] > 1 and layer.get_parameter("weight").shape[dim] > 1:
             _select(smaller, "weight", _along(left, dim), dim)
@@ -106,6 +120,12 @@ def keep_learned(layer: nn.Module, left: Present) -> nn.Module:
 def keep_shape(layer: Reshape, left: Present) -> nn.Module:
     """A reshape to as many places as are left."""
     return Reshape([size if left.shape[dim] == 1 else len(_along(left, dim)) for dim, size in enumerate(layer.shape)])
+
+
+def keep_heads(layer: Attention, left: Present) -> nn.Module:
+    """An attention of as many heads as are left."""
+    features = left.shape[-1] // layer.num_heads
+    return Attention(int(left.sum()) // features, layer.dropout)
 
 
 def _along(left: Present, dim: int) -> Indices:

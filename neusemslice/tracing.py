@@ -1,6 +1,5 @@
 """Where the neurons of a network are: its sliceable layers, and the place at which each one's value is read."""
 
-import copy
 import hashlib
 import json
 import math
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, fx, nn
 
+from neusemslice.copying import copy_graph
 from neusemslice.coupling import Couplings, Labels, find_couplings
 from neusemslice.errors import UnsupportedModelError
 from neusemslice.graph_layers import Reshape
@@ -99,7 +99,7 @@ class SliceableModel:
 
     def to(self, device: torch.device | str) -> "SliceableModel":
         """The same model on another device; this one stays where it is."""
-        return replace(self, graph_module=copy.deepcopy(self.graph_module).to(device))
+        return replace(self, graph_module=copy_graph(self.graph_module).to(device))
 
     def layer(self, name: str) -> SliceableLayer:
         """The sliceable layer of that name.

@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812 torch's own name for it
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from neusemslice.graph_layers import Multiply, SelfAttention
+from neusemslice.graph_layers import Attention, Multiply
 from neusemslice.roles import ACTIVATIONS, MAX_POOLS
 
 Value = Float[Tensor, "batch ..."]
@@ -247,6 +247,6 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.GroupNorm: rescale_group_norm,
     nn.Softmax: rescale_softmax,
     nn.LogSoftmax: rescale_log_softmax,
-    SelfAttention: rescale_attention,
+    Attention: rescale_attention,
 }
 """Every nonlinear layer the engine accepts; all others are affine in eval mode."""

@@ -8,6 +8,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
+from neusemslice.graph_layers import QueryKeyValue
+
 FEW_POSITIONS = 4
 """Up to here pairs of positions cost less than writing out the weight gradient of each sample."""
 
@@ -31,14 +33,15 @@ def weight_terms(
     layer costs one matrix product: g^2 (a^2 (w^2)^T). Otherwise the weight gradients are made one sample at a time.
 
     Args:
-        layer: a convolution (1d to 3d, grouped or not) or a linear layer.
+        layer: a convolution (1d to 3d, grouped or not), a linear layer, or a projection to attention heads.
         inputs: what the layer was given, a; a linear layer may have been given many positions a sample.
         gradients: dL/d output, g, where L sums the samples' losses.
     """
-    if isinstance(layer, nn.Linear):
-        inputs = inputs.reshape(len(inputs), -1, layer.in_features).transpose(1, 2)
-        gradients = gradients.reshape(len(gradients), -1, layer.out_features).transpose(1, 2)
-        convolution: Convolution = nn.Conv1d(layer.in_features, layer.out_features, 1, bias=False, device="meta")
+    if isinstance(layer, nn.Linear | QueryKeyValue):
+        outputs, features = layer.weight.shape
+        inputs = inputs.reshape(len(inputs), -1, features).transpose(1, 2)
+        gradients = gradients.reshape(len(gradients), -1, outputs).transpose(1, 2)
+        convolution: Convolution = nn.Conv1d(features, outputs, 1, bias=False, device="meta")
         weight = layer.weight.detach().unsqueeze(2)
     else:
         assert isinstance(layer, Convolution)  # the producers that the engine knows
@@ -46,7 +49,10 @@ def weight_terms(
         inputs = _padded(convolution, inputs)
     positions = gradients[0, 0].numel()
     terms = _from_pairs if positions <= FEW_POSITIONS else _one_by_one
-    return terms(convolution, weight, inputs.detach(), gradients)
+    found: Tensor = terms(convolution, weight, inputs.detach(), gradients)
+    if isinstance(layer, QueryKeyValue):
+        return found.unflatten(1, (3, layer.num_heads, layer.head_dim)).sum((1, 3))
+    return found
 
 
 def _one_by_one(layer: Convolution, weight: Tensor, inputs: Tensor, gradients: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Taking redundant layers out, and sewing together what is left."""
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from neusemslice.copying import copy_graph, unbound
 from neusemslice.deeparc.places import NodeReader, Place, find_places, leaves_unchanged
 from neusemslice.deeparc.sewing import choose_pattern
 from neusemslice.errors import ConfigError, DatasetError, SliceMismatchError
@@ -99,7 +99,7 @@ def remove_redundant(
         raise DatasetError(
             "The calibration data can be read only once.", hint="Pass a list of batches instead of a generator."
         )
-    network = copy.deepcopy(model.graph_module)
+    network = copy_graph(model.graph_module)
     seams = []
     for number, run in enumerate(runs):
         progress.report("sew", number, len(runs))
@@ -107,7 +107,7 @@ def remove_redundant(
         seams.append(seam)
     progress.report("sew", len(runs), len(runs))
     return Sewn(
-        network.requires_grad_(requires_grad=True),
+        unbound(network).requires_grad_(requires_grad=True),
         tuple(seams),
         count_parameters(model.graph_module),
         count_parameters(network),

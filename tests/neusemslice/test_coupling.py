@@ -44,7 +44,7 @@ def test_the_canonical_form_computes_the_network(name: str) -> None:
         ("mobile", ["stem", "expand.0", "squeeze", "project.0"], [("stem", "project.0")]),
         ("dense", ["stem", "convs.0", "convs.1", "convs.2"], []),
         ("grouped", ["reduce", "grouped", "back"], [("reduce", "back")]),
-        ("tokens", ["mlp.0"], []),
+        ("tokens", ["attention.in_proj", "mlp.0"], []),
         ("mixed", ["wide"], []),
     ],
 )
@@ -85,7 +85,7 @@ def test_restructured_computes_what_masked_computes(name: str, branches: str, se
     if name != "grouped":  # so few neurons a group that all may have to stay
         assert result.report.parameters_after < result.report.parameters_before
     for layer in model.sliceable_layers:
-        left = len(result.model.get_submodule(layer.name).weight)
+        left = result.report.layers[layer.name].kept
         own = int(keep[layer.name].sum())
         free = layer.name not in {member for names in model.coupled for member in names}
         assert left == own if name != "grouped" and (free or branches == "scatter") else left >= own
@@ -167,6 +167,20 @@ def test_deeplift_is_complete_at_every_cut(name: str) -> None:
     targets = torch.arange(len(inputs)) % 3
     cuts = range(len(model.graph_module.graph.nodes) - 2)
     assert max(completeness_error(model, 2 * inputs, targets, cut) for cut in cuts) < 1e-12
+
+
+def test_attention_heads_are_neurons() -> None:
+    """Two heads of three features; without the first, its queries, keys and contents and what reads it are gone."""
+    model, inputs = traced("tokens"), inputs_of("tokens")
+    network = graph("tokens").double()
+    keep = {"attention.in_proj": torch.tensor([False, True])}
+    smaller = restructure(model, keep).model
+    assert tuple(smaller.get_submodule("attention.in_proj").weight.shape) == (9, 6)
+    assert smaller.get_submodule("attention.attention").num_heads == 1
+    assert tuple(smaller.get_submodule("attention.out_proj").weight.shape) == (6, 3)
+    with torch.no_grad():
+        network.attention.out_proj.weight[:, :3] = 0  # by hand: the first head is not read
+        torch.testing.assert_close(smaller(inputs), network(inputs), rtol=1e-12, atol=1e-12)
 
 
 def test_a_product_of_two_equals_couples_both() -> None:

@@ -132,7 +132,7 @@ def test_lifted_functions_and_modules_used_twice() -> None:
 AFFINE = {
     "AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d",
     "Conv1d", "Conv2d", "Conv3d", "Linear", "Dropout", "Dropout1d", "Dropout2d", "Flatten", "Identity", "Add", "Concat",
-    "Mean", "Narrow", "Permute", "Prepend", "Reshape", "Scale", "Scatter", "Select", "Shift",
+    "Mean", "Narrow", "Permute", "Prepend", "QueryKeyValue", "Reshape", "Scale", "Scatter", "Select", "Shift",
 }  # fmt: skip
 """Layers whose own gradient is their multiplier, in eval mode."""
 

@@ -67,7 +67,8 @@ LAYERS: list[nn.Module] = [
     graph_layers.Scale((4, 1, 1)),
     graph_layers.Scatter((2, 0), 4, 1),
     graph_layers.Select(1, 0),
-    graph_layers.SelfAttention(8, 2, bias=False, dropout=0.1),
+    graph_layers.Attention(2, dropout=0.1),
+    graph_layers.QueryKeyValue(8, 2, 4, bias=False),
     graph_layers.Shift((5, 8)),
 ]
 

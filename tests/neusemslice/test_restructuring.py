@@ -1,5 +1,7 @@
 """Physical removal: what the masked network computes, with smaller tensors."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,27 @@ def test_a_wrong_cut_does_not_pass_its_proof(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(surgery, "keep_outputs", keep_the_wrong_ones)
     with pytest.raises(RestructureError, match="differs from the masked one"):
         restructure(trace(mlp(), torch.zeros(1, 6)), {"0": torch.arange(9) < 4})
+
+
+def test_networks_that_are_no_longer_used_are_freed_at_once() -> None:
+    """Not at the next garbage collection: a sweep makes hundreds."""
+    model = trace(vgg_like(), torch.zeros(1, 2, 12, 12))
+    keep = random_keep(model)
+    gc.disable()
+    try:
+        made = [restructure(model, keep).model, mask_neurons(model, keep), trace(vgg_like(), torch.zeros(1, 2, 12, 12))]
+        made[2] = made[2].graph_module
+        alive = [weakref.ref(network) for network in made]
+        made[0](torch.zeros(1, 2, 12, 12))
+        del made
+        assert [network() for network in alive] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_masked_and_restructured_networks_share_no_tensor_with_the_model() -> None:
+    model = trace(vgg_like(), torch.zeros(1, 2, 12, 12))
+    own = {tensor.data_ptr() for tensor in model.graph_module.state_dict().values()}
+    keep = random_keep(model)
+    for network in (restructure(model, keep).model, mask_neurons(model, keep), restructure(model, {}).model):
+        assert own.isdisjoint(tensor.data_ptr() for tensor in network.state_dict().values())
