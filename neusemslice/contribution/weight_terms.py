@@ -51,7 +51,7 @@ def weight_terms(
     terms = _from_pairs if positions <= FEW_POSITIONS else _one_by_one
     found: Tensor = terms(convolution, weight, inputs.detach(), gradients)
     if isinstance(layer, QueryKeyValue):
-        return found.unflatten(1, (3, layer.num_heads, layer.head_dim)).sum((1, 3))
+        found = found.unflatten(1, (3, layer.num_heads, layer.head_dim)).sum((1, 3))
     return found
 
 
