@@ -37,7 +37,7 @@ def summary(comparison: Comparison) -> str:
     """Who wins where, in two or three sentences."""
     if comparison.common_range is None:
         return "The curves have no range of compressions in common, so no strategy can be said to win."
-    left_out = " It leaves out deeparc, which cannot be cut far enough." if comparison.left_out else ""
+    left_out = f" {_not_averaged(comparison)}" if comparison.left_out else ""
     wins: dict[str, list[str]] = {}
     for metric, strategy in comparison.winners.items():
         wins.setdefault(strategy, []).append(metric)
@@ -63,6 +63,16 @@ def _against_control(comparison: Comparison) -> str:
     words = f", against {percent(control.mean)} of a random choice of neurons."
     worse = [_named(area) for area in comparison.areas if area.mean < control.mean]
     return f"{words} Worse than the random choice: {_listed(worse)}." if worse else words
+
+
+def _not_averaged(comparison: Comparison) -> str:
+    """Why deeparc is not among the winners, and what it reaches all the same."""
+    points = [point for curve in comparison.curves if curve.strategy == "deeparc" for point in curve.points]
+    words = "deeparc has too few cuts, or too small ones, to be averaged"
+    largest = max(points, key=lambda point: (point.compression_rate, point.accuracy), default=None)
+    if largest is None or largest.compression_rate <= 0:
+        return f"{words}: it removes nothing."
+    return f"{words}: at most it removes {percent(largest.compression_rate)}, and keeps {percent(largest.accuracy)}."
 
 
 def _named(area: Area) -> str:
