@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from neusemslice.errors import DatasetError
@@ -125,21 +124,6 @@ def require_no_softmax(*, ends_in_softmax: bool) -> None:
             "The labels are floating point, the targets of a regression, but the network ends in a softmax.",
             hint="Give the categories as whole numbers.",
         )
-
-
-def memberships(labels: Tensor, categories: int) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " pairs"]]:
-    """Which sample belongs to which category, as pairs (row of the batch, category), sorted by row.
-
-    Args:
-        labels: as `check_labels` gives them. Categories: a pair for each sample. Targets: one for each sample and
-            output.
-        categories: of the model.
-    """
-    rows = torch.arange(len(labels), device=labels.device)
-    if not is_regression(labels):
-        return rows, labels
-    every = torch.arange(categories, device=labels.device)
-    return rows.repeat_interleave(categories), every.repeat(len(labels))
 
 
 def require_finite(logits: Tensor) -> None:

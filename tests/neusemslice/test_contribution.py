@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neusemslice.batches import memberships
 from neusemslice.config import MetricName
 from neusemslice.contribution import METRICS, Contributions, deeplift_contributions, score_many, score_neurons
 from neusemslice.contribution.moments import Moments
@@ -418,16 +417,3 @@ def test_a_regression_through_a_softmax_is_refused() -> None:
     model = trace(nn.Sequential(*mlp(), nn.LogSoftmax(1)), torch.zeros(1, 6))
     with pytest.raises(DatasetError, match="ends in a softmax"):
         score_neurons(model, [(torch.zeros(4, 6), torch.zeros(4, 3))])
-
-
-@pytest.mark.parametrize(
-    ("labels", "pairs"),
-    [
-        (torch.tensor([2, 0]), [(0, 2), (1, 0)]),
-        (torch.zeros(2, 3, dtype=torch.float64), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]),
-    ],
-    ids=["categories", "targets"],
-)
-def test_memberships(labels: Tensor, pairs: list[tuple[int, int]]) -> None:
-    rows, categories = memberships(labels, 3)
-    assert list(zip(rows.tolist(), categories.tolist(), strict=True)) == pairs
