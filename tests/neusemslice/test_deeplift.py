@@ -1,8 +1,10 @@
 """DeepLIFT: complete at every layer, equal to a spelled-out oracle, and to captum where captum is right."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from captum.attr import LayerDeepLift
+from captum.attr import DeepLift, LayerDeepLift
 from torch import nn
 
 from neusemslice.contribution import deeplift_contributions
@@ -11,6 +13,7 @@ from neusemslice.errors import DatasetError
 from neusemslice.roles import ACTIVATIONS, SUPPORTED
 from neusemslice.tracing import SliceableModel, trace
 from tests.neusemslice.networks import functional, mlp, randomised, vgg_like
+from tests.reference.cuts import completeness_error as completeness_error_at
 from tests.reference.deeplift import contributions as reference
 
 
@@ -117,6 +120,43 @@ def test_captum_where_it_is_right(case: str) -> None:
         )
         expected = expected.detach().reshape(5, layer.neurons, -1).sum(2)
         assert torch.allclose(found[layer.name], expected, rtol=1e-4, atol=1e-6)
+
+
+def smooth() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Conv2d(4, 5, 3), nn.GELU(), nn.Flatten(), nn.Linear(80, 3))
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation in small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.act = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1), nn.Sigmoid()
+        self.out = nn.Linear(144, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.out((x * self.act(self.gate(x))).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
+@pytest.mark.parametrize("make", [smooth, Gate], ids=["SiLU, GELU", "gate"])
+def test_who_is_right_where_captum_differs(make: Callable[[], nn.Module]) -> None:
+    """The contributions of the input have to sum to the change of the logit. captum 0.9's miss by percents."""
+    network, inputs = randomised(make()), inputs_of(8, 1, 8, 8)
+    targets = torch.arange(8) % 3
+    with torch.no_grad():
+        change = (network(inputs) - network(torch.zeros_like(inputs[:1]))).gather(1, targets[:, None])[:, 0]
+    theirs = (
+        DeepLift(network).attribute(inputs.clone().requires_grad_(), torch.zeros_like(inputs), target=targets).detach()
+    )
+    missed = (theirs.flatten(1).sum(1) - change).abs().max() / change.abs().max()
+    assert missed > 0.01
+    model = trace(network, inputs)
+    assert completeness_error_at(model, inputs, targets, cut=0) < 1e-5  # at the input
+    ours = deeplift_contributions(model, inputs, targets)
+    if make is not Gate:  # whose branches have to be taken together
+        assert all(torch.allclose(layer.sum(1), change, rtol=1e-4, atol=1e-5) for layer in ours.values())
 
 
 def test_lifted_functions_and_modules_used_twice() -> None:
