@@ -19,8 +19,9 @@ setup: $(INSTALLED) ## the environment alone, in .venv
 demo: $(INSTALLED) ## the whole service on real data, as an outside client would use it
 	$(PY) -m neusemslice_cli.main demo
 
-test: $(INSTALLED) ## every test
-	$(PY) -m pytest
+test: $(INSTALLED) ## every test: the library's side by side, then those with servers and time limits one by one
+	$(PY) -m pytest -n auto tests/neusemslice
+	$(PY) -m pytest --ignore tests/neusemslice
 
 check: $(INSTALLED) ## lint, types, import arrows, migrations in step with the models
 	.venv/bin/ruff check .

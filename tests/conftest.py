@@ -17,6 +17,7 @@ from app.settings import Settings
 
 os.environ.pop("DATABASE_URL", None)
 os.environ.pop("REDIS_URL", None)
+os.environ["OMP_NUM_THREADS"] = "1"  # torch is not loaded yet; networks of the tests' size are slower on several threads
 
 
 @pytest.fixture(scope="session")

@@ -43,13 +43,14 @@ def work(root: Path, spec: dict[str, Any], files: tuple[str, ...] = ("model", "d
     limits = Limits(memory_bytes=2**33, file_bytes=2**33, threads=1)
     order = Order(spec=spec, files={Path(name).stem: name for name in files}, values=values, limits=limits)
     reading, writing = os.pipe()
+    threads = torch.get_num_threads()
     try:
         outcome = carry_out(order, root, writing, Event())
         os.close(writing)
         with os.fdopen(reading) as pipe:
             outcome["fractions"] = [json.loads(line).get("fraction") for line in pipe]
     finally:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(threads)
     return outcome
 
 
