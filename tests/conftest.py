@@ -17,7 +17,9 @@ from app.settings import Settings
 
 os.environ.pop("DATABASE_URL", None)
 os.environ.pop("REDIS_URL", None)
-os.environ["OMP_NUM_THREADS"] = "1"  # torch is not loaded yet; networks of the tests' size are slower on several threads
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # torch reads it when it is loaded; the tests' small networks gain nothing from more
+)
 
 
 @pytest.fixture(scope="session")

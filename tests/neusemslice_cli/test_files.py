@@ -73,11 +73,13 @@ def test_comparing_models_of_one_architecture(folder: Path) -> None:
     weights = load_file("net.safetensors")
     save_file({name: value + 0.1 for name, value in weights.items()}, "other.safetensors")
     models = ("net.json", "--weights", "net.safetensors", "--weights", "other.safetensors")
-    options = ("--metrics", "avg,taylor", "--compressions", "0.2, 0.5", "--strategies", "semantic,random", "--no-pilot")
+    options = ("--metrics", "avg,taylor", "--compressions", "0.2, 0.5", "--strategies", "semantic,random,deeparc")
+    options += ("--deeparc-thresholds", "1.0", "--no-pilot")
     printed = run("compare", *models, "--data", "data.npz", "--output", "found", *options)
     values = json.loads((folder / "found" / "comparison.json").read_text())
     assert [model["name"] for model in values["models"]] == ["net", "other"]
-    assert [len(curve["points"]) for curve in values["curves"]] == [2] * 6
+    assert [len(curve["points"]) for curve in values["curves"]] == [2, 2, 2, 1] * 2
+    assert values["left_out"] == ["deeparc"]
     assert len(values["tests"]) == 2
     assert f"{values['areas'][0]['mean']:.2%}" in printed
     assert "Evaluated on the test split." in printed
