@@ -2,8 +2,8 @@
 
     python -m benchmarks.torch_pruning ARCHITECTURE.json WEIGHTS.safetensors DATA --preprocess '{"scale": 0.00392157}'
 
-Torch-Pruning's pipeline: gradients of the same images, GroupTaylorImportance (and GroupMagnitudeImportance, which needs no
-data), MetaPruner over the whole network with its pruning ratio searched until as many parameters are gone.
+Torch-Pruning's pipeline: gradients of the same images, GroupTaylorImportance (and GroupMagnitudeImportance, which needs
+no data), MetaPruner over the whole network with its pruning ratio searched until as many parameters are gone.
 Ours: a semantic slice by Taylor with `target_compression`. No one retrains.
 """
 

@@ -13,7 +13,19 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, fx, nn
 
-from neusemslice.graph_layers import Add, Attention, Concat, Mean, Multiply, QueryKeyValue, Reshape, Select
+from neusemslice.disjoint_sets import DisjointSets
+from neusemslice.graph_layers import (
+    Add,
+    Affine,
+    Attention,
+    Concat,
+    Mean,
+    Multiply,
+    QueryKeyValue,
+    Reshape,
+    Select,
+    Subtract,
+)
 from neusemslice.lowering import INPUT
 from neusemslice.observing import Shape
 from neusemslice.roles import (
@@ -96,7 +108,7 @@ class _Follower:
         self._neurons: dict[str, Tensor] = {}
         self._gates: set[str] = set()
         self._balances: list[Balance] = []
-        self._group = _DisjointSets()
+        self._group = DisjointSets()
 
     def run(self) -> Couplings:
         for node in self._graph_module.graph.nodes:
@@ -132,9 +144,9 @@ class _Follower:
             return torch.full([1] * rank, FIXED)
         if isinstance(layer, NORMS) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
             self._along(labels, source, 0)
-        if isinstance(layer, (*NORMS, *POOLS, *ACTIVATIONS, *LEARNED)):
+        if isinstance(layer, (*NORMS, *POOLS, *ACTIVATIONS, *LEARNED, Affine)):
             return labels
-        if isinstance(layer, Add | Multiply):
+        if isinstance(layer, Add | Subtract | Multiply):
             return self._joined(layer, *sources)
         if isinstance(layer, Concat):
             return self._concatenated(layer.dim, sources)
@@ -258,35 +270,6 @@ class _Follower:
                 if bool((roots[neurons] == FIXED).any()):
                     self._fix(neurons)
             roots = self._group.roots()
-
-
-class _DisjointSets:
-    """Labels and the groups they belong to; a group is called by its smallest label."""
-
-    def __init__(self) -> None:
-        self._parents = [FIXED]
-
-    def add(self, count: int) -> Tensor:
-        """So many labels more, each a group of its own."""
-        start = len(self._parents)
-        self._parents.extend(range(start, start + count))
-        return torch.arange(start, start + count)
-
-    def couple(self, pairs: Int64[Tensor, "2 pairs"]) -> None:
-        """Merge the groups of each pair."""
-        for one, other in pairs.T.tolist():
-            low, high = sorted((self._root(one), self._root(other)))
-            self._parents[high] = low
-
-    def roots(self) -> Int64[Tensor, " labels"]:
-        """The group of every label."""
-        return torch.tensor([self._root(label) for label in range(len(self._parents))])
-
-    def _root(self, label: int) -> int:
-        while self._parents[label] != label:
-            self._parents[label] = self._parents[self._parents[label]]
-            label = self._parents[label]
-        return label
 
 
 def _compressed(labels: Tensor) -> Tensor:

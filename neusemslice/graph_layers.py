@@ -24,6 +24,24 @@ class Multiply(nn.Module):
         return one * other
 
 
+class Subtract(nn.Module):
+    """The difference of two branches, with broadcasting."""
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return one - other
+
+
+class Affine(nn.Module):
+    """Times, divided by, and plus a number, in this order."""
+
+    def __init__(self, factor: float = 1.0, divisor: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__()
+        self.factor, self.divisor, self.shift = factor, divisor, shift
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value * self.factor / self.divisor + self.shift
+
+
 class Concat(nn.Module):
     """Branches side by side along a dimension."""
 
@@ -179,5 +197,5 @@ class Attention(nn.Module):
         return context.transpose(1, 2).flatten(2)
 
 
-JOINS: tuple[type[nn.Module], ...] = (Add, Multiply, Concat)
-"""Layers of several inputs: two for Add and Multiply, at least one for Concat."""
+JOINS: tuple[type[nn.Module], ...] = (Add, Subtract, Multiply, Concat)
+"""Layers of several inputs: at least one for Concat, two for the others."""

@@ -3,8 +3,8 @@
     {"nodes": [{"name": "features.0", "type": "Conv2d", "kwargs": {...}, "inputs": ["input"]}, ...],
      "output": "classifier.6"}
 
-A node has one input, a join (Add, Multiply, Concat) several. Names become submodule paths, and fx writes them into
-generated code: hence the strict grammar below.
+A node has one input, a join (Add, Subtract, Multiply, Concat) several. Names become submodule paths, and fx writes them
+into generated code: hence the strict grammar below.
 """
 
 import keyword
@@ -21,7 +21,7 @@ INPUT = "input"
 _NODE_FIELDS = ("name", "type", "kwargs", "inputs")
 _ATOM = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}|[0-9]{1,9}", re.ASCII)
 _MAX_DEPTH = 20
-_INPUTS = {"Add": (2, 2), "Multiply": (2, 2), "Concat": (1, 1000)}
+_INPUTS = {"Add": (2, 2), "Subtract": (2, 2), "Multiply": (2, 2), "Concat": (1, 1000)}
 _TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
 

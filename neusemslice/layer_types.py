@@ -139,6 +139,7 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "AdaptiveMaxPool2d": {"output_size": _target(2)},
     "AvgPool1d": _avg_pool(1),
     "AvgPool2d": {**_avg_pool(2), "divisor_override": _DIVISOR},
+    "Affine": {"factor": _NUMBER, "divisor": _NUMBER, "shift": _NUMBER},
     "Attention": {"num_heads": CHANNELS, "dropout": PROBABILITY},
     "BatchNorm1d": _BATCH_NORM,
     "BatchNorm2d": _BATCH_NORM,
@@ -189,6 +190,7 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "Softplus": {"beta": _POSITIVE, "threshold": _NUMBER},
     "Softshrink": {"lambd": _NOT_NEGATIVE},
     "Softsign": {},
+    "Subtract": {},
     "Tanh": {},
     "Tanhshrink": {},
 }

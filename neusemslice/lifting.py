@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 torch's own name for it
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from neusemslice.errors import UnsupportedModelError
+from neusemslice.calls import Call
 from neusemslice.graph_layers import (
     Add,
+    Affine,
     Concat,
     Mean,
     Multiply,
@@ -23,8 +24,9 @@ from neusemslice.graph_layers import (
     Scale,
     Select,
     Shift,
+    Subtract,
 )
-from neusemslice.observing import BATCH, Observations, Shape
+from neusemslice.observing import BATCH
 
 _MAX = "kernel_size stride padding dilation ceil_mode return_indices"
 _AVERAGE = "kernel_size stride padding ceil_mode count_include_pad divisor_override"
@@ -85,10 +87,6 @@ LIFTS: dict[Callable[..., Any] | str, tuple[type[nn.Module], str]] = {
 """Function or method name -> layer, and the function's parameters after the input, in order."""
 
 _NO_EFFECT = frozenset({"inplace", "_stacklevel"})
-HINT = (
-    "Use convolutions, linear layers, norms, elementwise activations, pooling, flatten, dropout, sums, products, "
-    "concatenations and self-attention."
-)
 _MUST_BE_OFF = {
     "training": "Pass training=self.training, so that eval mode turns it off.",
     "return_indices": "The indices are a second value: leave return_indices out.",
@@ -103,66 +101,6 @@ class Lifted:
     layer: nn.Module
     inputs: tuple[fx.Node, ...]
     path: str | None = None
-
-
-class Call:
-    """A function or method in a traced graph."""
-
-    def __init__(self, node: fx.Node, place: str, network: nn.Module, observed: Observations) -> None:
-        self.node, self.place, self._network, self._observed = node, place, network, observed
-
-    def bind(self, names: str) -> dict[str, Any]:
-        """The arguments by name; what does not depend on the input is filled in, with BATCH for the batch size."""
-        values = dict(zip(names.split(), self.node.args, strict=False)) | self.node.kwargs
-        return dict(fx.node.map_arg(values, self._constant))
-
-    def rest(self) -> tuple[Any, ...]:
-        """The arguments after the first, a tuple of them as if it were spread."""
-        values = self.node.args[1:]
-        spread = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
-        return tuple(fx.node.map_arg(list(spread), self._constant))
-
-    def shape(self, node: fx.Node | None = None) -> Shape:
-        """Shape of a tensor, by default of the result."""
-        return self._observed.shapes[(node or self.node).name]
-
-    def sizes(self, node: fx.Node, dim: int) -> list[int]:
-        """Sizes of the tensors in a list along one dimension, not the first."""
-        return [shape[dim] for shape in self._observed.constants[node.name]]
-
-    def learned(self, value: Any) -> Tensor | None:
-        """The network's own tensor that a value is, or is an expansion of."""
-        while isinstance(value, fx.Node) and value.target == "expand":
-            value = value.args[0]
-        if not isinstance(value, fx.Node) or value.op != "get_attr":
-            return None
-        found: Any = self._network
-        for name in str(value.target).split("."):
-            found = getattr(found, name)
-        return found.detach() if isinstance(found, Tensor) else None
-
-    def is_value(self, value: Any) -> bool:
-        """Whether it is a tensor that depends on the input."""
-        return isinstance(value, fx.Node) and value.name not in self._observed.batchless and self.learned(value) is None
-
-    def require_value(self, value: Any) -> fx.Node:
-        """The one tensor that a function works on."""
-        if not self.is_value(value):
-            raise self.refused("works on something else than samples")
-        assert isinstance(value, fx.Node)
-        return value
-
-    def refused(self, reason: str, hint: str = HINT) -> UnsupportedModelError:
-        """The error for a call that no layer can stand for."""
-        return UnsupportedModelError(f"{describe(self.node)} at {self.place!r} {reason}.", node=self.place, hint=hint)
-
-    def _constant(self, node: fx.Node) -> Any:
-        return self._observed.constants.get(node.name, node)
-
-
-def describe(node: fx.Node) -> str:
-    """The node's operation in the words of the network's author."""
-    return node.name.rstrip("_0123456789") if node.op == "call_function" else str(node.target).rstrip("_")
 
 
 def lift(call: Call) -> Lifted | fx.Node:
@@ -209,15 +147,52 @@ def _pass_on(call: Call) -> fx.Node:
 
 
 def _lift_sum(call: Call) -> Lifted:
-    values = call.bind("one other alpha out")
-    if values.get("alpha", 1) != 1 or "out" in values:
-        raise call.refused("has alpha or out set")
-    return _lift_pair(call, values["one"], values["other"], Add, Shift)
+    one, other = _operands(call)
+    if _is_number(other):
+        return Lifted(Affine(shift=float(other)), (call.require_value(one),))
+    if _is_number(one):
+        return Lifted(Affine(shift=float(one)), (call.require_value(other),))
+    return _lift_pair(call, one, other, Add, Shift)
+
+
+def _lift_difference(call: Call) -> Lifted:
+    one, other = _operands(call)
+    if _is_number(other):
+        return Lifted(Affine(shift=-float(other)), (call.require_value(one),))
+    if _is_number(one):
+        return Lifted(Affine(factor=-1.0, shift=float(one)), (call.require_value(other),))
+    return Lifted(Subtract(), (call.require_value(one), call.require_value(other)))
 
 
 def _lift_product(call: Call) -> Lifted:
-    values = call.bind("one other")
-    return _lift_pair(call, values["one"], values["other"], Multiply, Scale)
+    one, other = _operands(call)
+    if _is_number(other):
+        return Lifted(Affine(factor=float(other)), (call.require_value(one),))
+    if _is_number(one):
+        return Lifted(Affine(factor=float(one)), (call.require_value(other),))
+    return _lift_pair(call, one, other, Multiply, Scale)
+
+
+def _lift_quotient(call: Call) -> Lifted:
+    one, other = _operands(call)
+    if not _is_number(other):
+        raise call.refused("divides by a tensor", "Divide by a number, or multiply.")
+    return Lifted(Affine(divisor=float(other)), (call.require_value(one),))
+
+
+def _lift_negation(call: Call) -> Lifted:
+    return Lifted(Affine(factor=-1.0), (call.require_value(call.node.args[0]),))
+
+
+def _operands(call: Call) -> tuple[Any, Any]:
+    values = call.bind("input other")
+    if len(values) != 2 or values.keys() != {"input", "other"}:
+        raise call.refused("has alpha, out or rounding_mode set")
+    return values["input"], values["other"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _lift_pair(call: Call, one: Any, other: Any, join: type[nn.Module], learned: type[nn.Module]) -> Lifted:
@@ -234,7 +209,7 @@ def _lift_pair(call: Call, one: Any, other: Any, join: type[nn.Module], learned:
                 layer = learned(shape).requires_grad_(requires_grad=False)
                 layer.weight = nn.Parameter(tensor.reshape(shape).clone(), requires_grad=False)
                 return Lifted(layer, (value,), str(parameter.target))
-    raise call.refused("has a number or another tensor as operand", "Join two branches, or a branch and a parameter.")
+    raise call.refused("has an operand that is no branch, parameter or number")
 
 
 def _lift_cat(call: Call) -> Lifted:
@@ -332,6 +307,9 @@ _CHUNKS = (torch.chunk, torch.split, "chunk", "split")
 _HANDLERS: dict[Callable[..., Any] | str, Callable[[Call], Lifted | fx.Node]] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _lift_sum),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _lift_product),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_"), _lift_difference),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, "div", "div_"), _lift_quotient),
+    **dict.fromkeys((operator.neg, torch.neg, "neg"), _lift_negation),
     **dict.fromkeys((torch.cat, torch.concat), _lift_cat),
     **dict.fromkeys((torch.mean, "mean"), _lift_mean),
     **dict.fromkeys((torch.permute, "permute"), _lift_permute),

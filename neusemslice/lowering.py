@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from neusemslice.calls import HINT, Call, describe
 from neusemslice.copying import unbound
 from neusemslice.errors import ArchitectureError, UnsupportedModelError
 from neusemslice.graph_layers import Attention, QueryKeyValue
 from neusemslice.layers import build_layer, describe_layer
-from neusemslice.lifting import HINT, Call, Lifted, describe, lift
+from neusemslice.lifting import Lifted, lift
 from neusemslice.observing import Observations, observe
 from neusemslice.roles import SUPPORTED
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from neusemslice.graph_layers import (
     JOINS,
+    Affine,
     Attention,
     Mean,
     Narrow,
@@ -67,7 +68,7 @@ CARRIERS: tuple[type[nn.Module], ...] = (
 """Layers that keep neurons apart and a zero neuron zero: they may stand between a neuron and its consumer."""
 
 LEARNED: tuple[type[nn.Module], ...] = (Shift, Scale)
-"""Elementwise with a parameter of the value's shape, which is cut with the value."""
+"""Elementwise with a parameter of the value's shape, which is cut with the value. As affine as `Affine`."""
 
 MIXERS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,
@@ -84,7 +85,7 @@ MIXERS: tuple[type[nn.Module], ...] = (
 HEADS: tuple[type[nn.Module], ...] = (nn.Softmax, nn.LogSoftmax)
 """Left out at the very end, where they turn logits into probabilities: contributions are to the logits."""
 
-SUPPORTED = frozenset((*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *LEARNED, *JOINS, *MIXERS, Attention))
+SUPPORTED = frozenset((*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *LEARNED, *JOINS, *MIXERS, Affine, Attention))
 
 
 def is_depthwise(layer: nn.Module) -> bool:

@@ -67,7 +67,9 @@ LAYERS: list[nn.Module] = [
     graph_layers.Scale((4, 1, 1)),
     graph_layers.Scatter((2, 0), 4, 1),
     graph_layers.Select(1, 0),
+    graph_layers.Affine(2.0, 3.0, -1.0),
     graph_layers.Attention(2, dropout=0.1),
+    graph_layers.Subtract(),
     graph_layers.QueryKeyValue(8, 2, 4, bias=False),
     graph_layers.Shift((5, 8)),
 ]

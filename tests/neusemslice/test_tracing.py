@@ -121,6 +121,9 @@ class Stem(nn.Module):
         (lambda x: F.avg_pool2d(F.gelu(x, approximate="tanh"), 2, count_include_pad=False).reshape(x.shape[0], -1), 75),
         (lambda x: F.hardtanh(x, -0.2, 0.3).sigmoid().view(x.shape[0], 300), 300),
         (lambda x: F.max_pool1d(F.softplus(x, beta=2).flatten(2), 5).flatten(1), 60),
+        (lambda x: (2 * F.relu(x) - 0.3).flatten(1), 300),
+        (lambda x: torch.sub(1.5, -(x / 3)).relu().sub(x).flatten(1), 300),
+        (lambda x: (x * F.relu6(x + 3) / 6).flatten(1), 300),
         (lambda x: torch.tanh(F.silu(x)).contiguous().view((x.size(0), -1)), 300),
     ],
 )
@@ -217,9 +220,9 @@ class Branching(Residual):
         return self.out(self.block(x)) if x.sum() > 0 else self.out(x)
 
 
-class Scaled(Residual):
+class Divided(Residual):
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(2 * F.relu(self.block(x)))
+        return self.out(F.relu(self.block(x)) / x)
 
 
 class AlwaysDropping(Residual):
@@ -282,7 +285,7 @@ FLAT, IMAGE = (2, 6), (2, 2, 12, 12)
         (Residual, FLAT, "out", "no layer to slice"),
         (Shared, FLAT, "block", "'block'.* called twice with the same weights"),
         (Branching, FLAT, "input", "cannot be traced: TraceError.*control flow"),
-        (Scaled, FLAT, "mul", "mul at 'mul' has a number"),
+        (Divided, FLAT, "truediv", "truediv at 'truediv' divides by a tensor"),
         (AlwaysDropping, FLAT, "dropout", "training set"),
         (TwoOutputs, FLAT, "output", "more than one tensor"),
         (TwoInputs, FLAT, "input", r"2 inputs \(x, y\)"),
