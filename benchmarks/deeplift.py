@@ -21,7 +21,7 @@ from benchmarks.networks import resnet101, vgg16_cifar10
 from neusemslice import trace
 from neusemslice.contribution.deeplift import DeepLift
 
-CASES = (("VGG16-BN", vgg16_cifar10, 32, 16, 13), ("ResNet-101", resnet101, 32, 8, 5))
+CASES = (("VGG16-BN", vgg16_cifar10, 32, 16, 13), ("ResNet-101", resnet101, 32, 16, 4))
 """Name, network, height and width, batch size, how many layers captum is timed on."""
 
 

@@ -20,7 +20,7 @@ Branches = Literal["union", "scatter"]
 """
 
 DEFAULT_CUTS: dict[str, float] = {
-    "semantic": 0.95,
+    "semantic": 0.99,
     "deeparc": 0.99,
     "categorywise": 0.5,
     "global": 0.5,
@@ -55,7 +55,7 @@ class SlicingConfig:
             `random` keeps a random `fraction` (the control); `deeparc` drops whole layers: those at which the CKA with
             the place before exceeds `threshold` (see `neusemslice.deeparc`).
         metric: contribution metric that orders the neurons; deeparc takes none.
-        threshold: theta in (0, 1], for `semantic` (default 0.95) and `deeparc` (default 0.99).
+        threshold: theta in (0, 1], for `semantic` and `deeparc` (default 0.99).
         fraction: share of each layer's neurons kept, in (0, 1], for the three other strategies. Default 0.5.
         target_compression: share of the parameters to remove, in (0, 1); not for `deeparc`.
         max_accuracy_drop: accuracy that may be lost on validation data, in [0, 1): 0.01 is one percentage point; not

@@ -21,8 +21,10 @@ from neusemslice.graph_layers import (
     Concat,
     Mean,
     Multiply,
+    Narrow,
     QueryKeyValue,
     Reshape,
+    Scatter,
     Select,
     Subtract,
 )
@@ -123,7 +125,7 @@ class _Follower:
                 self._labels[node.target] = _compressed(self._through(layer, node.target, sources))
         self._fix_whole_producers()
         return Couplings(
-            self._labels, self._neurons, self._group.roots(), frozenset(self._gates), tuple(self._balances)
+            self._labels, self._neurons, self._group.roots(), self._gates_with_a_trunk(), tuple(self._balances)
         )
 
     def _through(self, layer: nn.Module, path: str, sources: list[str]) -> Tensor:
@@ -136,10 +138,12 @@ class _Follower:
             return self._produced(layer, path, source)
         if isinstance(layer, Attention):
             return self._attended(labels)
+        if isinstance(layer, Scatter):
+            return self._scattered(layer, source)
         if isinstance(layer, Reshape) and _same_but_for_ones(self._shapes[source], self._shapes[path]):
             moved: Tensor = layer(labels.expand(self._shapes[source][1:])[None])[0]
             return moved
-        if isinstance(layer, MIXERS) or (isinstance(layer, POOLS) and _pools_over_neurons(layer, labels)):
+        if isinstance(layer, MIXERS) or _takes_some_neurons(layer, labels):
             self._fix(labels)
             return torch.full([1] * rank, FIXED)
         if isinstance(layer, NORMS) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
@@ -223,9 +227,29 @@ class _Follower:
         present = set(labels.unique().tolist())
         return {path for path, neurons in self._neurons.items() if present & set(neurons.tolist())}
 
+    def _scattered(self, layer: Scatter, source: str) -> Labels:
+        """What is left of a branch keeps its labels; the zeros around it get fresh ones, of no producer."""
+        labels = self._labels[source]
+        dim = layer.dim % (labels.ndim + 1) - 1
+        placed = _placed(self._group.add(layer.size), dim, labels.ndim)
+        return placed.index_copy(
+            dim, layer.index, labels.expand([len(layer.kept) if d == dim else 1 for d in range(labels.ndim)])
+        )
+
     def _concatenated(self, dim: int, sources: list[str]) -> Tensor:
+        """Side by side; neurons along another dimension are those of all branches, which are coupled."""
         shapes = [self._shapes[source][1:] for source in sources]
         dim = dim % (len(shapes[0]) + 1) - 1
+        if any(size > 1 for source in sources for d, size in enumerate(self._labels[source].shape) if d != dim):
+            for source in sources:
+                if self._labels[source].shape[dim] > 1:
+                    self._fix(self._labels[source])
+            together: tuple[Tensor, ...] = torch.broadcast_tensors(
+                *[self._labels[source].narrow(dim, 0, 1) for source in sources]
+            )
+            for other in together[1:]:
+                self._group.couple(torch.stack([together[0].flatten(), other.flatten()]).unique(dim=1))
+            return together[0]
         sizes = torch.broadcast_shapes(
             *[(*labels.shape[:dim], 1, *labels.shape[dim + 1 :]) for labels in map(self._labels.get, sources)]  # type: ignore[union-attr]
         )
@@ -251,6 +275,8 @@ class _Follower:
                 if layer.keepdim
                 else labels[tuple(0 if dim in dims else slice(None) for dim in range(labels.ndim))]
             )
+        if isinstance(layer, Narrow):
+            return labels
         if isinstance(layer, nn.Flatten | Select):
             labels = labels.expand(self._shapes[source][1:])
         moved: Tensor = layer(labels[None])[0]
@@ -259,6 +285,14 @@ class _Follower:
     def _fix(self, labels: Tensor) -> None:
         present = labels.unique()
         self._group.couple(torch.stack([present, torch.full_like(present, FIXED)]))
+
+    def _gates_with_a_trunk(self) -> frozenset[str]:
+        """Gates that follow another producer in all of their neurons; two that scale each other are no gates."""
+        roots = self._group.roots()
+        trunks = [roots[neurons] for path, neurons in self._neurons.items() if path not in self._gates]
+        led = torch.zeros_like(roots, dtype=torch.bool)
+        led[torch.cat(trunks)] = True
+        return frozenset(path for path in self._gates if bool(led[roots[self._neurons[path]]].all()))
 
     def _fix_whole_producers(self) -> None:
         """A producer of which one neuron has to stay keeps all: it is no sliceable layer."""
@@ -292,6 +326,8 @@ def _same_but_for_ones(one: Shape, other: Shape) -> bool:
     return [size for size in one[1:] if size > 1] == [size for size in other[1:] if size > 1]
 
 
-def _pools_over_neurons(layer: nn.Module, labels: Labels) -> bool:
-    dimensions = 2 if type(layer).__name__.endswith("2d") else 1
-    return any(size > 1 for size in labels.shape[-dimensions:])
+def _takes_some_neurons(layer: nn.Module, labels: Labels) -> bool:
+    """Whether a pool, or a part of a dimension, is taken along the neurons themselves."""
+    if isinstance(layer, POOLS):
+        return any(size > 1 for size in labels.shape[-(2 if type(layer).__name__.endswith("2d") else 1) :])
+    return isinstance(layer, Narrow | Select) and labels.shape[layer.dim % (labels.ndim + 1) - 1] > 1

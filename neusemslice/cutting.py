@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor, fx
 
 from neusemslice.config import Branches
-from neusemslice.coupling import FIXED, Couplings
+from neusemslice.coupling import Couplings
 from neusemslice.errors import SliceMismatchError
 from neusemslice.tracing import SliceableLayer, SliceableModel
 
@@ -68,11 +68,11 @@ def cut_neurons(model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]], b
     """
     couplings = model.couplings
     asked = {layer.name: mask.cpu() for layer, mask in check_keep(model, keep)}
-    wanted = torch.zeros(len(couplings.group_of), dtype=torch.bool)
-    wanted[FIXED] = True
-    for layer in model.sliceable_layers:
-        groups = couplings.group_of[couplings.neurons[layer.name]]
-        wanted[groups[asked[layer.name]] if layer.name in asked else groups] = True
+    wanted = torch.ones(len(couplings.group_of), dtype=torch.bool)  # what is no sliceable layer's has to stay
+    groups = {layer.name: couplings.group_of[couplings.neurons[layer.name]] for layer in model.sliceable_layers}
+    wanted[torch.cat(list(groups.values()))] = False
+    for name, own in groups.items():
+        wanted[own[asked[name]] if name in asked else own] = True
     _balance(couplings, wanted)
     kept = wanted[couplings.group_of]
     scattered = {}
@@ -95,10 +95,14 @@ def check_keep(
     layers = {layer.name: layer for layer in model.sliceable_layers}
     checked = []
     for name, mask in keep.items():
-        if name not in layers or mask.dtype != torch.bool or mask.shape != (layers[name].neurons,):
+        fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and name in layers
+        if not fits or mask.shape != (layers[name].neurons,):
             offered = f"{layers[name].neurons} neurons" if name in layers else f"no such layer among {list(layers)}"
+            given = (
+                f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            )
             raise SliceMismatchError(
-                f"The keep mask of {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; the model has {offered}.",
+                f"The keep mask of {name!r} is {given}; the model has {offered}.",
                 hint="Give a boolean for each neuron of a sliceable layer.",
             )
         if not bool(mask.any()):

@@ -59,16 +59,20 @@ def build_layer(description: Any, where: str) -> nn.Module:
         ) from error
 
 
-def describe_layer(module: nn.Module) -> dict[str, Any]:
+def describe_layer(module: nn.Module, listed: type[nn.Module] | None = None) -> dict[str, Any]:
     """The inverse of `build_layer`: the layer's type with its required keywords and those that are not the default.
 
     In-place variants are described by the layer that computes the same values out of place.
 
+    Args:
+        listed: the listed type whose computation the layer's class inherits; by default the class itself.
+
     Raises:
         ArchitectureError: the layer is not of a listed type, or has a setting that a description cannot hold.
     """
-    kind = type(module).__name__
-    if LAYER_TYPES.get(kind) is not type(module):
+    listed = listed or type(module)
+    kind = listed.__name__
+    if LAYER_TYPES.get(kind) is not listed:
         raise ArchitectureError(
             f"A {type(module).__module__}.{kind} layer cannot be described.", hint=suggest(kind, sorted(LAYER_TYPES))
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,9 @@ def _scatter(smaller: fx.GraphModule, cut: Cut, end: str) -> None:
     axis = next(dim for dim, size in enumerate(joined.shape) if size > 1)
     places = own.flatten()[joined.flatten()].nonzero()[:, 0].tolist()
     container, dot, name = end.rpartition(".")
-    path = f"{container}{dot}scatter_{name}"
+    taken = dict(smaller.named_modules())
+    number = next(number for number in count(1) if f"{container}{dot}scatter_{name}_{number}" not in taken)
+    path = f"{container}{dot}scatter_{name}_{number}"
     smaller.add_submodule(path, Scatter(places, int(joined.sum()), axis + 1))
     (value,) = smaller.graph.find_nodes(op="call_module", target=end)
     with smaller.graph.inserting_after(value):
@@ -182,12 +185,14 @@ def _scatter(smaller: fx.GraphModule, cut: Cut, end: str) -> None:
 def _prove(model: SliceableModel, masked: fx.GraphModule, smaller: fx.GraphModule) -> float:
     """The largest relative difference between masked and smaller network; RestructureError if it is too large.
 
-    Computed on the CPU: a GPU's reduced-precision products (TF32) differ by more than the tolerance on their own.
+    Computed on the CPU and in float32 at least: a GPU's reduced-precision products (TF32) and half precision differ by
+    more than the tolerance on their own.
     """
+    dtype = torch.promote_types(model.dtype, torch.float32)
     generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(PROBE_SAMPLES, *model.input_shape, generator=generator, dtype=torch.float64).to(model.dtype)
+    probe = torch.randn(PROBE_SAMPLES, *model.input_shape, generator=generator, dtype=torch.float64).to(dtype)
     with torch.no_grad():
-        expected, computed = (_on_cpu(network)(probe) for network in (masked, smaller))
+        expected, computed = (_on_cpu(network, dtype)(probe) for network in (masked, smaller))
     difference = float((expected - computed).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not difference <= TOLERANCE:
         raise RestructureError(
@@ -197,6 +202,8 @@ def _prove(model: SliceableModel, masked: fx.GraphModule, smaller: fx.GraphModul
     return difference
 
 
-def _on_cpu(network: fx.GraphModule) -> fx.GraphModule:
-    on_cpu = all(tensor.device.type == "cpu" for tensor in (*network.parameters(), *network.buffers()))
-    return network if on_cpu else copy_graph(network).cpu()
+def _on_cpu(network: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
+    parameters = list(network.parameters())
+    if all(parameter.device.type == "cpu" and parameter.dtype == dtype for parameter in parameters):
+        return network
+    return copy_graph(network).to("cpu", dtype)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from neusemslice.copying import copy_layer
-from neusemslice.graph_layers import Attention, QueryKeyValue, Reshape
+from neusemslice.graph_layers import Attention, QueryKeyValue, Reshape, Scatter
 from neusemslice.roles import LEARNED, NORMS, is_depthwise, is_producer
 
 Indices = Int64[Tensor, " kept"]
@@ -48,6 +48,8 @@ def _cut(layer: nn.Module, before: Present, after: Present) -> nn.Module:
         return keep_shape(layer, after)
     if isinstance(layer, Attention):
         return keep_heads(layer, after)
+    if isinstance(layer, Scatter):
+        return keep_places(layer, after)
     return layer
 
 
@@ -126,6 +128,13 @@ def keep_heads(layer: Attention, left: Present) -> nn.Module:
     """An attention of as many heads as are left."""
     features = left.shape[-1] // layer.num_heads
     return Attention(int(left.sum()) // features, layer.dropout)
+
+
+def keep_places(layer: Scatter, left: Present) -> nn.Module:
+    """A scatter into only the places that are left."""
+    places = left.flatten()
+    numbered = places.cumsum(0) - 1
+    return Scatter([int(numbered[place]) for place in layer.kept if places[place]], int(places.sum()), layer.dim)
 
 
 def _along(left: Present, dim: int) -> Indices:

@@ -15,9 +15,12 @@ from neusemslice.coupling import Couplings, Labels, find_couplings
 from neusemslice.errors import UnsupportedModelError
 from neusemslice.graph_layers import Reshape
 from neusemslice.layers import describe_layer
-from neusemslice.lowering import lower
+from neusemslice.lowering import lower, probe_like
 from neusemslice.observing import Shape
 from neusemslice.roles import CARRIERS, HEADS, NORMS
+
+_APART = 1000
+"""Rounding errors that batches of other sizes may make."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +127,13 @@ def trace(network: nn.Module, example_input: Float[Tensor, "batch ..."]) -> Slic
     Raises:
         UnsupportedModelError: naming the node that cannot be sliced exactly, and why.
     """
-    parameter = next(network.parameters(), None)
-    if parameter is None:
-        raise UnsupportedModelError("The network has no parameters.", node="input", hint="Give a trained network.")
-    example_input = example_input.to(parameter.device, parameter.dtype)
+    example_input = _checked(network, example_input)
     graph_module = lower(network, example_input)
     shapes = _shapes(graph_module, example_input)
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
             _check_exact(graph_module.get_submodule(node.target), node.target)
+    _check_samples_apart(graph_module, probe_like(example_input))
     logits_node = _logits_node(graph_module)
     if len(shapes[logits_node]) != 2:
         raise UnsupportedModelError(
@@ -157,6 +158,41 @@ def trace(network: nn.Module, example_input: Float[Tensor, "batch ..."]) -> Slic
         fingerprint=_fingerprint(graph_module),
         couplings=couplings,
     )
+
+
+def _checked(network: nn.Module, example_input: Any) -> Tensor:
+    """The example input as the network takes it."""
+    parameter = next(network.parameters(), None)
+    reason = hint = ""
+    if parameter is None:
+        reason, hint = "The network has no parameters.", "Give a trained network."
+    elif isinstance(network, torch.jit.ScriptModule):
+        reason, hint = "The network is TorchScript.", "Give the nn.Module it was made from."
+    elif any(isinstance(p, nn.UninitializedParameter) or p.is_meta for p in network.parameters()):
+        reason, hint = "The network has parameters without values.", "Initialise lazy layers, load the weights."
+    elif not isinstance(example_input, Tensor) or not example_input.ndim or not len(example_input):
+        given = (
+            f"shape {tuple(example_input.shape)}" if isinstance(example_input, Tensor) else type(example_input).__name__
+        )
+        reason, hint = f"The example input is of {given}.", "Give a tensor [batch, *input shape] with a sample or more."
+    if reason:
+        raise UnsupportedModelError(reason, node="input", hint=hint)
+    assert parameter is not None
+    converted: Tensor = example_input.to(parameter.device, parameter.dtype)
+    return converted
+
+
+def _check_samples_apart(graph_module: fx.GraphModule, probe: Tensor) -> None:
+    """A sample's output must not depend on the other samples of its batch."""
+    with torch.no_grad():
+        alone, together = graph_module(probe[:1]), graph_module(probe)[:1]
+    tolerance = _APART * torch.finfo(probe.dtype).eps * together.abs().max()
+    if bool(((alone - together).abs() > tolerance).any()):
+        raise UnsupportedModelError(
+            "A sample's output depends on the other samples of its batch.",
+            node="output",
+            hint="Look for a softmax, mean or norm over dimension 0.",
+        )
 
 
 def _shapes(graph_module: fx.GraphModule, example_input: Tensor) -> dict[str, Shape]:

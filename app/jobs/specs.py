@@ -41,7 +41,7 @@ class SlicingParams(Strict):
     strategy: StrategyName = "semantic"
     metric: MetricName = "taylor"
     threshold: Cut | None = Field(
-        default=None, description="Coverage theta for `semantic`, default 0.95; similarity for `deeparc`, default 0.99."
+        default=None, description="Coverage theta for `semantic`, similarity for `deeparc`. Default 0.99."
     )
     fraction: Cut | None = Field(
         default=None, description="Share of neurons kept, for the other strategies. Default 0.5."

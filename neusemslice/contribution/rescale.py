@@ -58,9 +58,10 @@ def rescale_max_pool(layer: nn.Module, xs: Inputs, x0s: References, y0: Referenc
     pool = _INDEXED[type(layer)]
     y, at_x = pool(layer, x.detach())
     _, at_x0 = pool(layer, x0)
-    winner = torch.where(y >= y0, at_x, at_x0).flatten(2)
-    difference = (x.detach() - x0).flatten(2).gather(2, winner)
-    change = (y - y0).flatten(2)
+    plane = -2 if type(layer).__name__.endswith("2d") else -1
+    winner = torch.where(y >= y0, at_x, at_x0).flatten(plane)
+    difference = (x.detach() - x0).flatten(plane).gather(-1, winner)
+    change = (y - y0).flatten(plane)
     multiplier = torch.where(difference == 0, 1.0, change / difference.masked_fill(difference == 0, 1))
     output: Tensor = _Winners.apply(x, y, winner, multiplier)
     return output
@@ -195,8 +196,8 @@ class _Winners(torch.autograd.Function):
         ctx: Any,
         x: Value,
         y: Value,
-        winner: Int64[Tensor, "batch channels windows"],
-        multiplier: Float[Tensor, "batch channels windows"],
+        winner: Int64[Tensor, "*planes windows"],
+        multiplier: Float[Tensor, "*planes windows"],
     ) -> Value:
         ctx.save_for_backward(winner, multiplier)
         ctx.input_shape = x.shape
@@ -205,8 +206,9 @@ class _Winners(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Value) -> tuple[Value, None, None, None]:
         winner, multiplier = ctx.saved_tensors
-        credit = gradients[0].flatten(2) * multiplier
-        collected = credit.new_zeros(ctx.input_shape).flatten(2).scatter_add(2, winner, credit)
+        credit = gradients[0].reshape(winner.shape) * multiplier
+        plane = torch.Size(ctx.input_shape).numel() // winner.shape[:-1].numel()
+        collected = credit.new_zeros(*winner.shape[:-1], plane).scatter_add(-1, winner, credit)
         return collected.reshape(ctx.input_shape), None, None, None
 
 

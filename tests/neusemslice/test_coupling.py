@@ -212,6 +212,93 @@ def test_a_gate_over_space_fixes_only_itself() -> None:
     assert restructure(model, {"conv": torch.arange(4) < 2}).model.get_submodule("gate").out_channels == 1
 
 
+class MutualGates(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.out = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.one(x), self.other(x)
+        return self.out(one * torch.tanh(other) + other * torch.tanh(one))
+
+
+class OneOfTheNeurons(nn.Module):
+    """Takes the third channel: whole channels cannot go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Conv2d(2, 5, 1), nn.Conv2d(5, 4, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.second(torch.relu(self.first(x))))[:, 2].flatten(1))
+
+
+class JoinedInSpace(nn.Module):
+    """Two branches one above the other: their channels are the same ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.out = nn.Conv2d(2, 5, 1), nn.Conv2d(2, 5, 1), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.cat([self.one(x).flatten(2), self.other(x).relu().flatten(2)], 2).mean(2))
+
+
+class Maxout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pool, self.out = nn.Linear(4, 8), nn.MaxPool1d(2), nn.Linear(4, 3)
+        self.hidden = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.hidden(self.pool(self.first(x)))))
+
+
+@pytest.mark.parametrize("branches", ["union", "scatter"])
+@pytest.mark.parametrize(
+    ("make", "shape", "sliceable"),
+    [
+        (MutualGates, (4,), ["one", "other"]),
+        (OneOfTheNeurons, (2, 4, 4), ["first"]),
+        (JoinedInSpace, (2, 4, 4), ["one", "other"]),
+        (Maxout, (4,), ["hidden"]),
+    ],
+)
+def test_unusual_joins(make: type[nn.Module], shape: tuple[int, ...], sliceable: list[str], branches: str) -> None:
+    torch.manual_seed(0)
+    network = randomised(make()).double()
+    inputs = torch.randn(5, *shape, dtype=torch.float64)
+    model = trace(network, inputs)
+    assert [layer.name for layer in model.sliceable_layers] == sliceable
+    torch.testing.assert_close(restructure(model, {}).model(inputs), network(inputs), rtol=1e-12, atol=1e-12)
+    keep = random_keep(model)
+    smaller = restructure(model, keep, branches=branches).model
+    torch.testing.assert_close(smaller(inputs), mask_neurons(model, keep, branches)(inputs), rtol=0, atol=1e-12)
+    cuts = range(len(model.graph_module.graph.nodes) - 2)
+    assert max(completeness_error(model, inputs, torch.arange(5) % 3, cut) for cut in cuts) < 1e-12
+
+
+def test_a_scattered_network_can_be_sliced_again() -> None:
+    """Its streams too: the zeros that were put in belong to no producer."""
+    model, inputs = traced("residual"), inputs_of("residual")
+    first = restructure(model, random_keep(model), branches="scatter")
+    again = trace(first.model, inputs)
+    assert [layer.name for layer in again.sliceable_layers] == [layer.name for layer in model.sliceable_layers]
+    for branches in ("union", "scatter"):
+        keep = random_keep(again, seed=3)
+        second = restructure(again, keep, branches=branches)
+        assert second.report.parameters_after < first.report.parameters_after
+        expected = mask_neurons(again, keep, branches)(inputs)
+        torch.testing.assert_close(second.model(inputs), expected, rtol=0, atol=1e-12)
+
+
+def test_half_precision_is_proven_in_single() -> None:
+    model = trace(graph("residual").bfloat16(), torch.zeros(1, 2, 8, 8))
+    result = restructure(model, random_keep(model))
+    assert result.model.get_submodule("fc").weight.dtype == torch.bfloat16
+    assert result.report.max_relative_difference < 1e-5
+
+
 def test_one_output_is_a_category() -> None:
     model = trace(randomised(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1))), torch.zeros(1, 4))
     assert model.categories == 1

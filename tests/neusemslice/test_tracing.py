@@ -294,7 +294,7 @@ FLAT, IMAGE = (2, 6), (2, 2, 12, 12)
         (tied, FLAT, "2", "tied weights"),
         (pruned, FLAT, "input", "cannot be copied"),
         (gated, FLAT, "0", r"'0' \(Linear\) is not a plain layer: .*gate"),
-        (normed, FLAT, "0", "'0' is a ParametrizedLinear"),
+        (normed, FLAT, "0", "'0' .ParametrizedLinear. is not a plain layer"),
         (lambda: nn.Sequential(nn.Linear(6, 3)), FLAT, "0", "no layer to slice"),
         (lambda: nn.Sequential(nn.Flatten()), FLAT, "input", "no parameters"),
         (lambda: nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)), FLAT, "2", "no layer to slice"),
@@ -333,6 +333,73 @@ def test_what_cannot_be_sliced_is_named(
     assert caught.value.hint
 
 
+class InPlace(nn.Module):
+    """x is changed in place before it is added; on zeros that makes no difference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.out = nn.Conv2d(2, 2, 1, bias=False), nn.ReLU(inplace=True), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.out((x + self.relu(x)).mean((2, 3)))
+
+
+class FirstOfBatch(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.block(x))[0]
+
+
+class OverSamples(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.block(x).softmax(0))
+
+
+@pytest.mark.parametrize(
+    ("build", "example", "message"),
+    [
+        (InPlace, torch.zeros(1, 2, 4, 4), "does not compute its own traced graph"),
+        (FirstOfBatch, torch.zeros(1, 6), "."),
+        (OverSamples, torch.zeros(1, 6), "other samples of its batch"),
+        (lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), torch.zeros(1, 6), "without values"),
+        (lambda: torch.jit.script(mlp()), torch.zeros(1, 6), "TorchScript"),
+        (lambda: mlp().to("meta"), torch.zeros(1, 6), "without values"),
+        (mlp, torch.zeros(0, 6), "example input"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_zeros_hide_nothing_and_every_refusal_is_typed(build: Callable[[], nn.Module], example, message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        trace(build(), example)
+
+
+class OwnConv(nn.Conv2d):
+    """A layer of one's own that computes what its base does."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+
+class WithOptions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = OwnConv(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, features: bool = False) -> Tensor:
+        x = F.relu(self.conv(x)).mean((2, 3))
+        if mask is not None:
+            x = x * mask
+        return x if features else self.out(x)
+
+
+def test_subclasses_and_optional_arguments() -> None:
+    network = randomised(WithOptions())
+    model = trace(network, IMAGES[:1])
+    assert [layer.name for layer in model.sliceable_layers] == ["conv"]
+    with torch.no_grad():
+        assert torch.equal(model(IMAGES), network(IMAGES))
+
+
 @pytest.mark.parametrize("kind", sorted(SUPPORTED, key=lambda kind: kind.__name__))
 def test_every_supported_layer_can_be_written_to_a_checkpoint(kind: type[nn.Module]) -> None:
     assert LAYER_TYPES[kind.__name__] is kind
@@ -347,6 +414,7 @@ def test_carriers_keep_a_zero_neuron_zero(kind: type[nn.Module]) -> None:
         "Mean": {"dims": (2, 3)},
         "Permute": {"dims": (0, 1, 3, 2)},
         "Select": {"dim": 2, "index": 1},
+        "Narrow": {"dim": 2, "start": 1, "length": 3},
     }
     layer = kind(**next((given for name, given in settings.items() if kind.__name__.startswith(name)), {})).eval()
     values = -torch.rand(2, 3, 8) if kind.__name__.endswith("1d") else -torch.rand(2, 3, 8, 8)
