@@ -60,6 +60,7 @@ CARRIERS: tuple[type[nn.Module], ...] = (
     nn.Flatten,
     Permute,
     Select,
+    Narrow,
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
@@ -76,16 +77,16 @@ MIXERS: tuple[type[nn.Module], ...] = (
     nn.Softmax,
     nn.LogSoftmax,
     Reshape,
-    Narrow,
     Prepend,
-    Scatter,
 )
 """Layers whose outputs depend on all of their inputs, or on where these stand: what they read has to stay whole."""
 
 HEADS: tuple[type[nn.Module], ...] = (nn.Softmax, nn.LogSoftmax)
 """Left out at the very end, where they turn logits into probabilities: contributions are to the logits."""
 
-SUPPORTED = frozenset((*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *LEARNED, *JOINS, *MIXERS, Affine, Attention))
+SUPPORTED = frozenset(
+    (*PRODUCERS, *NORMS, *ACTIVATIONS, *CARRIERS, *LEARNED, *JOINS, *MIXERS, Affine, Attention, Scatter)
+)
 
 
 def is_depthwise(layer: nn.Module) -> bool:
