@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from neusemslice.batches import Batches, require_reiterable
-from neusemslice.config import MetricName, SlicingConfig
+from neusemslice.config import Branches, MetricName, SlicingConfig
 from neusemslice.contribution import Contributions, score_many
 from neusemslice.coverage import Coverage, control_order, measure_coverage, own_order
 from neusemslice.deeparc.comparing import slice_by_similarity
@@ -23,6 +23,7 @@ def slice_model(
     config: SlicingConfig | None = None,
     *,
     validation: Batches | None = None,
+    branches: Branches = "union",
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> ModelSlice:
@@ -35,6 +36,8 @@ def slice_model(
         data: re-iterable batches (inputs, labels).
         validation: re-iterable batches that `config.max_accuracy_drop` is measured on: not those of `data`, and not
             those that the result is judged by in the end.
+        branches: how the slice will be restructured; what a cut removes, which the config's target is about, depends on
+            it.
 
     Raises:
         ConfigError: the memory budget is too small, or a target of accuracy comes without validation data.
@@ -43,7 +46,15 @@ def slice_model(
         StoppedError: should_stop() returned true.
     """
     configs = [config or SlicingConfig()]
-    return slice_many(model, data, configs, validation=validation, on_progress=on_progress, should_stop=should_stop)[0]
+    return slice_many(
+        model,
+        data,
+        configs,
+        validation=validation,
+        branches=branches,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )[0]
 
 
 def slice_many(
@@ -52,6 +63,7 @@ def slice_many(
     configs: Sequence[SlicingConfig],
     *,
     validation: Batches | None = None,
+    branches: Branches = "union",
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> list[ModelSlice]:
@@ -76,7 +88,7 @@ def slice_many(
     for places in _together(configs, by_layer, "landscape", "samples_per_category", "estimator"):
         found = slice_by_similarity(model, data, configs[places[0]], on_progress=on_progress, should_stop=should_stop)
         slices |= {place: replace(found, config=configs[place]) for place in places}
-    return resolve_targets(model, [slices[place] for place in range(len(configs))], validation, progress)
+    return resolve_targets(model, [slices[place] for place in range(len(configs))], validation, branches, progress)
 
 
 def _together(configs: Sequence[SlicingConfig], places: Sequence[int], *fields: str) -> list[list[int]]:

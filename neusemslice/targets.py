@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from neusemslice.batches import Batches, require_reiterable
-from neusemslice.config import SlicingConfig, cut_field
+from neusemslice.config import Branches, SlicingConfig, cut_field
 from neusemslice.errors import ConfigError, TargetError
 from neusemslice.evaluation import evaluate
 from neusemslice.masking import mask_neurons
@@ -45,7 +45,11 @@ def check_targets(configs: Sequence[SlicingConfig], validation: Batches | None) 
 
 
 def resolve_targets(
-    model: SliceableModel, slices: Sequence[ModelSlice], validation: Batches | None, progress: Progress
+    model: SliceableModel,
+    slices: Sequence[ModelSlice],
+    validation: Batches | None,
+    branches: Branches,
+    progress: Progress,
 ) -> list[ModelSlice]:
     """Each slice at the cut that its config's target asks for; slices without a target to search for stay as they are.
 
@@ -60,7 +64,7 @@ def resolve_targets(
         TargetError: no cut is near enough to the compression, or even the gentlest cut loses too much.
     """
     own_accuracy = cache(lambda: _accuracy(model.graph_module, validation, progress))
-    return [_resolve(model, slice_, own_accuracy, validation, progress) for slice_ in slices]
+    return [_resolve(model, slice_, own_accuracy, validation, branches, progress) for slice_ in slices]
 
 
 def cut_steps(slice_: ModelSlice) -> Float64[Tensor, " steps"]:
@@ -88,11 +92,12 @@ def _resolve(
     slice_: ModelSlice,
     own_accuracy: Callable[[], float],
     validation: Batches | None,
+    branches: Branches,
     progress: Progress,
 ) -> ModelSlice:
     if slice_.config.target is None or slice_.config.resolved_cut is not None:
         return slice_
-    steps = _Steps(model, slice_, progress)
+    steps = _Steps(model, slice_, branches, progress)
     if slice_.config.target_compression is not None:
         place = _meet_compression(steps, slice_.config.target_compression)
     else:
@@ -100,7 +105,7 @@ def _resolve(
         place = _hold_accuracy(
             steps,
             own_accuracy() - slice_.config.max_accuracy_drop,
-            lambda place: _accuracy(mask_neurons(model, steps.at(place).merged()), validation, progress),
+            lambda place: _accuracy(mask_neurons(model, steps.at(place).merged(), branches), validation, progress),
         )
     return replace(slice_, config=slice_.config.resolved(steps.cuts[place]))
 
@@ -108,8 +113,8 @@ def _resolve(
 class _Steps:
     """The cuts of a slice, in ascending order, with the compression at each. It falls as the cut rises."""
 
-    def __init__(self, model: SliceableModel, slice_: ModelSlice, progress: Progress) -> None:
-        self._model, self._slice, self._progress = model, slice_, progress
+    def __init__(self, model: SliceableModel, slice_: ModelSlice, branches: Branches, progress: Progress) -> None:
+        self._model, self._slice, self._branches, self._progress = model, slice_, branches, progress
         self._before = count_parameters(model.graph_module)
         self._known: dict[int, float] = {}
         self.cuts: list[float] = cut_steps(slice_).tolist()
@@ -122,7 +127,8 @@ class _Steps:
         """Share of the parameters that the step removes."""
         if place not in self._known:
             self._progress.report("target", 0, 1)
-            self._known[place] = 1 - parameters_after(self._model, self.at(place).merged()) / self._before
+            left = parameters_after(self._model, self.at(place).merged(), self._branches)
+            self._known[place] = 1 - left / self._before
         return self._known[place]
 
     def first_at_most(self, compression: float) -> int:

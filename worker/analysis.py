@@ -28,6 +28,7 @@ def analyse(
         data,
         config,
         validation=validation,
+        branches=spec.branches if isinstance(spec, RestructureSpec) else "union",
         on_progress=assignment.on_progress,
         should_stop=assignment.should_stop,
     )

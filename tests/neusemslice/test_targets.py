@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neusemslice import ModelSlice, SlicingConfig, evaluate, restructure, slice_model, targets, trace
 from neusemslice.errors import ConfigError, DatasetError, TargetError
@@ -155,7 +155,7 @@ class TestAccuracy:
             found.control_curves,
         )
         with pytest.raises(TargetError, match=r"Even the gentlest cut loses too much: threshold=0\.5 removes"):
-            targets.resolve_targets(model, [broken], validation, targets.Progress())
+            targets.resolve_targets(model, [broken], validation, "union", targets.Progress())
 
     def test_needs_validation_data_that_can_be_read_again(self, model, data, validation) -> None:
         config = SlicingConfig(max_accuracy_drop=0.1)
@@ -181,3 +181,33 @@ def test_configs_with_and_without_target_share_an_analysis(model, data, validati
 def test_a_cut_that_has_not_been_searched_for_is_no_cut() -> None:
     with pytest.raises(ConfigError, match="has not been searched for"):
         _ = SlicingConfig(target_compression=0.5).cut
+
+
+@pytest.mark.parametrize("branches", ["union", "scatter"])
+def test_a_compression_is_that_of_the_way_the_slice_is_cut(branches: str) -> None:
+    """On a residual network the two ways remove different shares at the same cut."""
+    model = trace(wide_residual(), torch.zeros(1, 2, 8, 8))
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(24, 2, 8, 8, generator=generator), torch.arange(24) % 3)]
+    config = SlicingConfig(metric="avg", target_compression=0.4)
+    slice_ = slice_model(model, data, config, branches=branches)
+    removed = restructure(model, slice_, branches=branches).report.compression_rate
+    assert abs(removed - 0.4) <= targets.TOLERANCE
+    other = restructure(model, slice_, branches="scatter" if branches == "union" else "union")
+    assert abs(other.report.compression_rate - removed) > 2 * targets.TOLERANCE
+
+
+def wide_residual() -> nn.Module:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.out = nn.Conv2d(2, 32, 3, padding=1), nn.Linear(32, 3)
+            self.blocks = nn.ModuleList(nn.Conv2d(32, 32, 3, padding=1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x = x + torch.relu(block(x))
+            return self.out(x.mean((2, 3)))
+
+    return randomised(Wide())
