@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Time between SIGTERM and SIGKILL for a child that has to stop."""
 
     job_timeout_s: PositiveFloat = 24 * 3600.0
+    inspection_timeout_s: PositiveFloat = 120.0
+    """Inspections share a queue, so that one that takes long holds up every upload: this is all the time they get."""
     job_memory_bytes: PositiveInt = Field(default_factory=physical_memory_bytes)
     """Writable memory one job's process may map."""
     job_file_bytes: PositiveInt = 64 * GIB

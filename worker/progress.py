@@ -29,6 +29,11 @@ class ProgressMeter:
         shown = {"stage": stage[:100], "done": done, "total": total}
         self._latest = shown | {"fraction": round(self._fraction, 4), "eta_s": eta_s}
 
+    @property
+    def stage(self) -> str:
+        """The last that was reported; empty before the first."""
+        return "" if self._latest is None else str(self._latest["stage"])
+
     def take_news(self) -> JsonObject | None:
         """The progress to show if it is worth a write: another stage, or a hundredth further on."""
         latest, shown = self._latest, self._shown

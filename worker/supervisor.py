@@ -18,6 +18,7 @@ from app.jobs import completion, leases
 from app.jobs.completion import Output
 from app.jobs.leases import Claim, LeaseLostError
 from app.jobs.problems import child_died, internal_error, timed_out
+from app.jobs.specs import queue_of
 from app.settings import Settings
 from worker.child import Child
 from worker.inputs import collect_inputs
@@ -112,19 +113,19 @@ class Supervisor:
             )
             self._allow_for(held, sum(self._store.size_bytes(digest) for digest in inputs.files.values()))
             workspace.prepare(held, inputs, self._store, limits)
-            child = Child.start(workspace.root, threads=settings.job_threads)
+            child, meter = Child.start(workspace.root, threads=settings.job_threads), ProgressMeter()
             try:
-                end = self._watch(child, held)
+                end = self._watch(child, held, meter)
                 child.stop(0.0 if end is End.EXITED else settings.cancel_grace_s)
             finally:
                 child.kill()
-            self._settle(held, end, child, workspace)
+            self._settle(held, end, child, workspace, meter.stage)
         finally:
             workspace.remove()
 
-    def _watch(self, child: Child, held: Claim) -> End:
+    def _watch(self, child: Child, held: Claim, meter: ProgressMeter) -> End:
         """Follow the process until it ends or has to end."""
-        settings, meter = self._settings, ProgressMeter()
+        settings, limit_s = self._settings, self._limit_s(held)
         started = renewed = time.monotonic()
         while True:
             for message in child.messages(settings.heartbeat_s / 2):
@@ -134,7 +135,7 @@ class Supervisor:
                 return End.EXITED
             if self._draining.is_set():
                 return End.DRAINING
-            if now - started > settings.job_timeout_s:
+            if now - started > limit_s:
                 return End.TIMED_OUT
             if now - renewed < settings.heartbeat_s:
                 continue
@@ -152,8 +153,13 @@ class Supervisor:
             else:
                 renewed = now
 
-    def _settle(self, held: Claim, end: End, child: Child, workspace: Workspace) -> None:
-        """Commit what became of the job."""
+    def _limit_s(self, held: Claim) -> float:
+        """How long the job may run."""
+        settings = self._settings
+        return settings.inspection_timeout_s if queue_of(held.kind) == "inspect" else settings.job_timeout_s
+
+    def _settle(self, held: Claim, end: End, child: Child, workspace: Workspace, stage: str) -> None:
+        """Commit what became of the job; `stage` is where it was."""
         match end:
             case End.LEASE_LOST:
                 raise LeaseLostError(held.job_id)
@@ -162,7 +168,7 @@ class Supervisor:
             case End.DRAINING:
                 self._commit(lambda session: leases.give_back(session, held, reason="worker_stopped", refund=True))
             case End.TIMED_OUT:
-                error = timed_out(self._settings.job_timeout_s)
+                error = timed_out(held.kind, stage, self._limit_s(held))
                 self._commit(lambda session: completion.fail(session, held, error))
             case End.EXITED:
                 outcome = workspace.read_outcome() if child.exit_code() == 0 else None

@@ -101,9 +101,10 @@ async def get_dataset(dataset_id: DatasetId, context: Context, wait: WaitS = 0) 
     responses=documented(HTTPStatus.NOT_FOUND),
 )
 def delete_dataset(dataset_id: DatasetId, context: Context) -> None:
-    """Take the dataset out of sight. Jobs that already have it go on; their results stay."""
+    """Take the dataset out of sight. Its inspection ends; jobs that already have it go on, and their results stay."""
     with context.transaction() as session:
         context.catalog(session).delete(DatasetRow, dataset_id)
+        context.jobs(session).cancel_inspection(dataset_id)
 
 
 def _read(context: RequestContext, dataset_id: str) -> DatasetRead:

@@ -114,9 +114,10 @@ async def download_model(model_id: ModelId, request: Request, context: Context) 
     responses=documented(HTTPStatus.NOT_FOUND),
 )
 def delete_model(model_id: ModelId, context: Context) -> None:
-    """Take the model out of sight. Jobs that already have it go on; their results stay."""
+    """Take the model out of sight. Its inspection ends; jobs that already have it go on, and their results stay."""
     with context.transaction() as session:
         context.catalog(session).delete(ModelRow, model_id)
+        context.jobs(session).cancel_inspection(model_id)
 
 
 def _read(context: RequestContext, model_id: str) -> ModelRead:

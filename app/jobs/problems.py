@@ -4,6 +4,25 @@ from app.db import JsonObject
 
 TYPE_BASE = "urn:neusemslice:problem:"
 
+_OR_ASK = "or ask the operator to raise NEUSEMSLICE_INSPECTION_TIMEOUT_S."
+_TIMED_OUT = {
+    "inspect_model": (
+        "The inspection of the model",
+        f"Upload a network with fewer operations or a smaller input_shape, {_OR_ASK}",
+    ),
+    "inspect_dataset": (
+        "The inspection of the dataset",
+        f"Upload fewer samples, or as safetensors or .npz, which are read faster than images, {_OR_ASK}",
+    ),
+}
+"""What ran out of time, and what to do. Other kinds of jobs analyse samples."""
+_STAGES = {
+    "load": "building the network and reading its weights",
+    "trace": "running the network on one sample",
+    "import": "reading the samples",
+}
+"""The stages of an inspection, in words."""
+
 
 def problem(code: str, detail: str, *, title: str = "", hint: str = "", retryable: bool = False) -> JsonObject:
     """A problem object without HTTP status."""
@@ -43,6 +62,8 @@ def child_died(reason: str, attempt: int) -> JsonObject:
     )
 
 
-def timed_out(limit_s: float) -> JsonObject:
-    """The job ran longer than it may."""
-    return problem("timeout", f"The job ran longer than {limit_s:g} s.", hint="Analyse fewer samples, then retry.")
+def timed_out(kind: str, stage: str, limit_s: float) -> JsonObject:
+    """The job ran longer than it may; `stage` is the last that it reported."""
+    what, hint = _TIMED_OUT.get(kind, ("The job", "Analyse fewer samples, then retry."))
+    where = f", and was still {_STAGES.get(stage, f'at {stage!r}')}" if stage else ""
+    return problem("timeout", f"{what} took longer than {limit_s:g} s{where}.", hint=hint)

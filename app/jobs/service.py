@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from app.artifacts.catalog import Catalog
 from app.artifacts.orm import DatasetRow, ModelRow
 from app.errors import ConflictError, FieldError, InvalidInputError, NotFoundError
 from app.ids import new_id
-from app.jobs.events import STATUS, add_event
+from app.jobs.events import STATUS, add_event, announce
 from app.jobs.leases import back_to_queue, ending
 from app.jobs.orm import JobRow
 from app.jobs.queue import enqueue
@@ -44,6 +44,15 @@ class JobService:
     def inspect(self, spec: InspectionSpec) -> JobRow:
         """Queue the inspection of an upload."""
         return self._add(spec)
+
+    def cancel_inspection(self, asset_id: str) -> None:
+        """Cancel what still inspects a model or dataset that nobody wants any more."""
+        asset = or_(JobRow.spec["model_id"].astext == asset_id, JobRow.spec["dataset_id"].astext == asset_id)
+        under_way = JobRow.status.in_((JobStatus.QUEUED.value, JobStatus.RUNNING.value))
+        query = select(JobRow.id).where(JobRow.project_id == self._project_id, JobRow.queue == "inspect", under_way)
+        for job_id in self._session.scalars(query.where(asset)).all():
+            self.cancel(job_id)
+        announce(self._session, asset_id)
 
     def get(self, job_id: str) -> JobRow:
         """One job.

@@ -2,21 +2,27 @@
 
 import io
 import os
+import threading
+import time
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 from sqlalchemy.exc import OperationalError
 
 from app.artifacts.catalog import Catalog, NewAsset
-from app.artifacts.orm import DatasetRow
+from app.artifacts.orm import DatasetRow, ModelRow
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
 from app.jobs.leases import claim
 from app.jobs.orm import JobRow
+from app.jobs.problems import timed_out
 from app.jobs.service import JobService
-from app.jobs.specs import InspectDatasetSpec
+from app.jobs.specs import InspectDatasetSpec, InspectModelSpec
 from app.projects.keys import ensure_project
 from app.settings import Settings
 from worker.child import Child
@@ -47,6 +53,27 @@ def inspection(database: Database, store: LocalBlobStore) -> tuple[str, str]:
         dataset = Catalog(session, project).add(DatasetRow, NewAsset("d", {"format": "auto"}, {}), blob)
         spec = InspectDatasetSpec(kind="inspect_dataset", dataset_id=dataset.id)
         return JobService(session, project, max_attempts=3).inspect(spec).id, dataset.id
+
+
+@pytest.fixture
+def slow_inspection(database: Database, store: LocalBlobStore) -> tuple[str, str]:
+    """The ids of a queued inspection that would take minutes, and of its model: a small upload with large values."""
+    weights = {"c.weight": torch.ones(4, 1, 1, 1), "c.bias": torch.zeros(4)}
+    blob = store.put_stream(io.BytesIO(save(weights)), max_bytes=10**6)
+    nodes = [{"name": "c", "type": "Conv2d", "kwargs": {"in_channels": 1, "out_channels": 4, "kernel_size": 1}}]
+    nodes += [{"name": f"r{number}", "type": "Softplus", "kwargs": {}} for number in range(3000)]
+    for before, node in pairwise([{"name": "input"}, *nodes]):
+        node["inputs"] = [before["name"]]
+    described = {
+        "builder": "graph",
+        "input_shape": [1, 1024, 1024],
+        "kwargs": {"nodes": nodes, "output": nodes[-1]["name"]},
+    }
+    with database.transaction() as session:
+        project = ensure_project(session, "default")
+        model = Catalog(session, project).add(ModelRow, NewAsset("m", described, {}), blob)
+        spec = InspectModelSpec(kind="inspect_model", model_id=model.id)
+        return JobService(session, project, max_attempts=3).inspect(spec).id, model.id
 
 
 def read(database: Database, inspection: tuple[str, str]) -> tuple[JobRow, DatasetRow]:
@@ -127,6 +154,57 @@ def test_a_draining_supervisor_gives_the_job_back(
     supervisor.run(inspection[0])
     job, _ = read(database, inspection)
     assert (job.status, job.attempt, job.fence) == ("queued", 0, 1)
+
+
+def test_an_inspection_that_takes_too_long_is_ended_and_says_what_was_slow(
+    settings: Settings, database: Database, store: LocalBlobStore, slow_inspection: tuple[str, str]
+) -> None:
+    limited = Supervisor(settings.model_copy(update={"inspection_timeout_s": 8.0}), database, store)
+    assert limited.run(slow_inspection[0]) is True
+    with database.transaction() as session:
+        job, model = session.get_one(JobRow, slow_inspection[0]), session.get_one(ModelRow, slow_inspection[1])
+    assert (job.status, job.attempt, model.status) == ("failed", 1, "rejected")
+    assert model.error is not None
+    assert model.error == job.error
+    assert model.error["code"] == "timeout"
+    assert "The inspection of the model took longer than 8 s" in model.error["detail"]
+    assert "smaller input_shape" in model.error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "words"),
+    [
+        ("inspect_model", "trace", "and was still running the network on one sample."),
+        ("inspect_dataset", "import", "and was still reading the samples."),
+        ("slice", "coverage", "and was still at 'coverage'."),
+        ("compare", "", "took longer than 3 s."),
+    ],
+)
+def test_a_timeout_says_what_was_too_slow(kind: str, stage: str, words: str) -> None:
+    error = timed_out(kind, stage, 3.0)
+    assert error["detail"].endswith(words)
+    assert ("INSPECTION_TIMEOUT_S" in error["hint"]) == kind.startswith("inspect")
+
+
+def test_deleting_a_model_ends_its_running_inspection(
+    supervisor: Supervisor, database: Database, slow_inspection: tuple[str, str]
+) -> None:
+    job_id, model_id = slow_inspection
+    thread = threading.Thread(target=supervisor.run, args=(job_id,))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with database.transaction() as session:
+            progress = session.get_one(JobRow, job_id).progress
+        if progress is not None and progress["stage"] == "trace":
+            break
+        time.sleep(0.1)
+    with database.transaction() as session:
+        JobService(session, ensure_project(session, "default"), max_attempts=3).cancel_inspection(model_id)
+    thread.join(20)
+    assert not thread.is_alive()
+    with database.transaction() as session:
+        assert session.get_one(JobRow, job_id).status == "cancelled"
 
 
 def test_the_process_gets_no_credential_and_dies_on_command(

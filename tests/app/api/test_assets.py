@@ -5,10 +5,12 @@ import json
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from app.artifacts.store import Blob
 from app.jobs import completion, leases
 from app.jobs.completion import Output
+from app.jobs.orm import JobRow
 from tests.app.api.conftest import Api
 
 SPEC = json.dumps({"builder": "mlp", "kwargs": {"sizes": [64, 8, 10]}, "input_shape": [1, 8, 8]})
@@ -146,3 +148,19 @@ def test_a_deleted_model_is_gone(client: httpx.Client, job: dict[str, object]) -
     assert client.get(url).status_code == 404
     assert client.delete(url).status_code == 404
     assert client.post("/v1/jobs", json=job).status_code == 404
+
+
+@pytest.mark.parametrize("collection", ["models", "datasets"])
+def test_deleting_an_upload_cancels_its_queued_inspection_and_no_other(
+    api: Api, client: httpx.Client, collection: str
+) -> None:
+    spec = SPEC if collection == "models" else "{}"
+    first, second = (
+        client.post(f"/v1/{collection}", data={"spec": spec}, files={"file": ("f", b"content")}).json()["id"]
+        for _ in range(2)
+    )
+    assert client.delete(f"/v1/{collection}/{first}").status_code == 204
+    with api.database.transaction() as session:
+        jobs = session.scalars(select(JobRow).where(JobRow.project_id == api.project)).all()
+        found = {(job.spec.get("model_id") or job.spec.get("dataset_id")): job.status for job in jobs}
+    assert found == {first: "cancelled", second: "queued"}
