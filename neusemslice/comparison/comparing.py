@@ -113,11 +113,12 @@ def _curves_of(
     for run in config.slicing_configs():
         given = sorted(config.cuts(run.strategy), reverse=True)
         chosen[run] = given or find_cuts(model, slices[run], config.compressions, whole.parameters, progress)
-    total, done = sum(map(len, chosen.values())), itertools.count(1)
+    total, done = sum(map(len, chosen.values())), itertools.count()
 
     def tick() -> None:
         progress.report("evaluate", next(done), total)
 
+    tick()
     return [
         measure_curve(whole.name, model, slices[run], cuts, test, calibration, tick, progress.should_stop)
         for run, cuts in chosen.items()

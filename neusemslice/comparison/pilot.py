@@ -82,7 +82,8 @@ def study(
 ) -> PilotStudy:
     """Silence every range of every order. The samples of one category at a time are held in memory."""
     own_orders = [orders.own for orders in all_orders if orders.own is not None]
-    total, done = RANGES * (len(all_orders) + len(own_orders) * len(categories)), itertools.count(1)
+    total, done = RANGES * (len(all_orders) + len(own_orders) * len(categories)), itertools.count()
+    progress.report("pilot", next(done), total)
 
     def accuracy(slice_: ModelSlice, category: int, number: int, data: Batches) -> Accuracies:
         masked = mask_neurons(model, keep_without(slice_.orders, category, number))

@@ -1,6 +1,6 @@
 """Conductance and integrated gradients of every layer's neurons, by captum's public API."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from captum.attr import LayerConductance, LayerIntegratedGradients
@@ -38,11 +38,14 @@ class Conductance:
         self._at_once = points_at_once(model, baseline)
 
     def contributions(
-        self, inputs: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"]
+        self,
+        inputs: Float[Tensor, "batch ..."],
+        targets: Int64[Tensor, " batch"],
+        advance: Callable[[float], None] | None = None,
     ) -> dict[str, Float[Tensor, "batch _"]]:
-        """Layer name -> [batch, neurons], towards each sample's target logit."""
+        """Layer name -> [batch, neurons], towards each sample's target logit; `advance` is told the share done."""
         conductance = LayerConductance(self._network, self._network.tap)
-        parts = []
+        parts, done = [], 0
         for samples, own in _chunks(inputs, targets, self._at_once // (CONDUCTANCE_STEPS + 1)):
             *by_layer, _ = conductance.attribute(
                 samples,
@@ -58,6 +61,9 @@ class Conductance:
                     for layer, values in zip(self._model.sliceable_layers, by_layer, strict=True)
                 }
             )
+            done += len(samples)
+            if advance is not None:
+                advance(done / len(inputs))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -74,22 +80,28 @@ class IntegratedGradients:
         self._at_once = points_at_once(model, baseline)
 
     def contributions(
-        self, inputs: Float[Tensor, "batch ..."], targets: Int64[Tensor, " batch"]
+        self,
+        inputs: Float[Tensor, "batch ..."],
+        targets: Int64[Tensor, " batch"],
+        advance: Callable[[float], None] | None = None,
     ) -> dict[str, Float[Tensor, "batch _"]]:
-        """Layer name -> [batch, neurons], towards each sample's target logit."""
-        found = {}
+        """Layer name -> [batch, neurons], towards each sample's target logit; `advance` is told the share done."""
+        found, done = {}, 0
         for layer in self._model.sliceable_layers:
             attribution = LayerIntegratedGradients(self._network, self._network.get_submodule(layer.read_node))
-            parts = [
-                attribution.attribute(
+            parts = []
+            for samples, own in _chunks(inputs, targets, self._at_once // INTEGRATION_STEPS):
+                values = attribution.attribute(
                     samples,
                     baselines=self._baseline,
                     target=own,
                     n_steps=INTEGRATION_STEPS,
                     internal_batch_size=self._at_once,
-                ).detach()
-                for samples, own in _chunks(inputs, targets, self._at_once // INTEGRATION_STEPS)
-            ]
+                )
+                parts.append(values.detach())
+                done += len(samples)
+                if advance is not None:
+                    advance(done / (len(inputs) * len(self._model.sliceable_layers)))
             found[layer.name] = layer.per_neuron(torch.cat(parts)).sum(2)
         return found
 

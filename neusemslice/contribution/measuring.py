@@ -1,6 +1,7 @@
 """From data to statistics: one pass over the batches, whatever the number of metrics, layers and categories."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from types import MappingProxyType
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from neusemslice.batches import Batches, check_batches, count_batches, is_regression
 from neusemslice.config import MetricName
-from neusemslice.contribution.metrics import METRICS, prepare, require_metric
+from neusemslice.contribution.metrics import DEAR_QUANTITIES, METRICS, prepare, require_metric
 from neusemslice.contribution.moments import RunningMoments
 from neusemslice.contribution.statistics import Statistics, Task
 from neusemslice.errors import ConfigError, DatasetError
@@ -57,15 +58,17 @@ def measure_many(
     """
     _check_metrics(metrics, has_baseline=baseline is not None)
     reference = _reference(model, baseline)
-    progress = Progress(on_progress, should_stop)
     quantities = frozenset(METRICS[metric].quantity for metric in metrics)
-    passes = prepare(model, quantities, reference)
+    meter = _Meter(Progress(on_progress, should_stop), count_batches(data), in_parts=bool(quantities & DEAR_QUANTITIES))
+    passes = prepare(model, quantities, reference, meter.advance)
+    meter.passes = len(passes)
     layers = {layer.name: layer.neurons for layer in model.sliceable_layers}
     running = {
         quantity: RunningMoments(model.categories, sum(layers.values()), model.device) for quantity in quantities
     }
     task: Task = "classification"
-    for done, (inputs, labels) in enumerate(check_batches(data, model), start=1):
+    meter.report()
+    for inputs, labels in check_batches(data, model):
         task = "regression" if is_regression(labels) else "classification"
         for measure in passes:
             for quantity, by_layer in measure(inputs, labels).items():
@@ -76,7 +79,7 @@ def measure_many(
                     running[quantity].add_to_all(values)
                 else:
                     running[quantity].add_to_all(values.unsqueeze(1).expand(-1, model.categories, -1))
-        progress.report("score", done, max(count_batches(data), done))
+            meter.end_pass()
     digest = _digest(reference)
     return {
         metric: Statistics(
@@ -89,6 +92,34 @@ def measure_many(
         )
         for metric in metrics
     }
+
+
+class _Meter:
+    """Stage "score": batches, or hundredths of a batch where a metric takes long over one."""
+
+    def __init__(self, progress: Progress, batches: int, *, in_parts: bool) -> None:
+        self.passes = 1
+        self._progress = progress
+        self._batches = batches
+        self._parts = 100 if in_parts else 1
+        self._passes_done = 0
+
+    def end_pass(self) -> None:
+        """Another pass over a batch is finished."""
+        self._passes_done += 1
+        if self._passes_done % self.passes == 0:
+            self.report()
+
+    def advance(self, share: float) -> None:
+        """A pass is so far."""
+        if share < 1:
+            self.report(share)
+
+    def report(self, share: float = 0.0) -> None:
+        """Tell, and ask whether to stop; raises StoppedError. The total grows if the data does not know its length."""
+        batches = (self._passes_done + share) / self.passes
+        total = max(self._batches, math.ceil(batches), 1)
+        self._progress.report("score", int(self._parts * batches), self._parts * total)
 
 
 def _check_metrics(metrics: Sequence[MetricName], *, has_baseline: bool) -> None:

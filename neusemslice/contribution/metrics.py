@@ -18,6 +18,7 @@ Sources, cost and advice: docs/contribution_metrics.md.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import torch
@@ -36,8 +37,12 @@ Measure = Callable[[Tensor, Tensor], dict[str, LayerValues]]
 """(inputs [batch, *input shape], checked labels) -> quantity -> values of each layer."""
 
 
-Attribution = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""(inputs, targets [batch]) -> layer name -> contribution of each neuron to the target logit, [batch, neurons]."""
+Advance = Callable[[float], None]
+"""Told what share of a batch a pass has done, by those that take long."""
+
+
+Attribution = Callable[[Tensor, Tensor, Advance], dict[str, Tensor]]
+"""(inputs, targets [batch], advance) -> layer name -> contribution of each neuron to the target logit."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,15 @@ class Metric:
     takes_baseline: bool = False
 
 
-def prepare(model: SliceableModel, quantities: frozenset[str], baseline: Float[Tensor, "1 ..."]) -> list[Measure]:
+def prepare(
+    model: SliceableModel, quantities: frozenset[str], baseline: Float[Tensor, "1 ..."], advance: Advance
+) -> list[Measure]:
     """The passes that measure the quantities, each quantity in one of them."""
     passes: list[Measure] = []
     if quantities & READING_QUANTITIES:
         passes.append(ReadingPass(model, quantities & READING_QUANTITIES))
     passes.extend(
-        _TowardsCategories(quantity, _attribution(quantity, model, baseline), model.categories)
+        _TowardsCategories(quantity, _attribution(quantity, model, baseline), model.categories, advance)
         for quantity in sorted(quantities - READING_QUANTITIES)
     )
     return passes
@@ -69,7 +76,8 @@ def prepare(model: SliceableModel, quantities: frozenset[str], baseline: Float[T
 
 def _attribution(quantity: str, model: SliceableModel, baseline: Float[Tensor, "1 ..."]) -> Attribution:
     if quantity == "deeplift":
-        return DeepLift(model, baseline).contributions
+        deeplift = DeepLift(model, baseline)
+        return lambda inputs, targets, _: deeplift.contributions(inputs, targets)
     from neusemslice.contribution import attributions  # here, for captum takes a second to import
 
     return attributions.METHODS[quantity](model, baseline).contributions
@@ -78,21 +86,29 @@ def _attribution(quantity: str, model: SliceableModel, baseline: Float[Tensor, "
 class _TowardsCategories:
     """Contributions to the logit of each sample's own category, or to every output of a regression."""
 
-    def __init__(self, quantity: str, attribution: Attribution, categories: int) -> None:
+    def __init__(self, quantity: str, attribution: Attribution, categories: int, advance: Advance) -> None:
         self._quantity = quantity
         self._attribution = attribution
         self._categories = categories
+        self._advance = advance
 
     def __call__(
         self, inputs: Float[Tensor, "batch ..."], labels: Shaped[Tensor, "batch ..."]
     ) -> dict[str, LayerValues]:
         if not is_regression(labels):
-            return {self._quantity: self._attribution(inputs, labels)}
+            return {self._quantity: self._attribution(inputs, labels, self._advance)}
         by_output = [
-            self._attribution(inputs, torch.full((len(inputs),), output, device=inputs.device))
+            self._attribution(
+                inputs,
+                torch.full((len(inputs),), output, device=inputs.device),
+                partial(self._advance_output, output),
+            )
             for output in range(self._categories)
         ]
         return {self._quantity: {name: torch.stack([own[name] for own in by_output], dim=1) for name in by_output[0]}}
+
+    def _advance_output(self, output: int, share: float) -> None:
+        self._advance((output + share) / self._categories)
 
 
 def _mean(moments: Moments) -> Float64[Tensor, "categories neurons"]:
@@ -124,6 +140,9 @@ def _minmax(scores: Float64[Tensor, "categories neurons"]) -> Float64[Tensor, "c
     low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
     return torch.where(high > low, (scores - low) / (high - low), 0.0)
 
+
+DEAR_QUANTITIES = frozenset({"conductance", "integrated_gradients"})
+"""Those that take dozens of passes over a batch."""
 
 METRICS: dict[MetricName, Metric] = {
     "avg": Metric("activation", _mean),

@@ -34,8 +34,9 @@ def score_neurons(
         metric: a name in `METRICS`.
         baseline: the input that deeplift, conductance and integrated_gradients compare with, [*input shape]; zeros if
             None.
-        on_progress: called with (stage, batches done, batches in all).
-        should_stop: asked after each batch.
+        on_progress: called with (stage, batches done, batches in all); with conductance and integrated_gradients these
+            are hundredths of batches.
+        should_stop: asked whenever progress is reported.
 
     Raises:
         ConfigError: the metric is unknown, or takes no baseline.

@@ -8,7 +8,7 @@ import torch
 from captum.attr import LayerConductance
 from torch import Tensor, nn
 
-from neusemslice.contribution import attributions, score_neurons
+from neusemslice.contribution import attributions, score_many, score_neurons
 from neusemslice.contribution.attributions import (
     CONDUCTANCE_STEPS,
     INTEGRATION_STEPS,
@@ -110,11 +110,31 @@ def test_no_hook_stays_behind(metric: str) -> None:
     model, data = trace(smooth(), draw(4)), [(draw(4), TARGETS)]
     score_neurons(model, data, metric)
     with pytest.raises(StoppedError):
-        score_neurons(model, data, metric, should_stop=lambda: True)
+        score_neurons(model, data, metric, should_stop=iter([False, True]).__next__)
     with pytest.raises(DatasetError):
         score_neurons(model, [(draw(4) * torch.inf, TARGETS)], metric)
     assert not list(hooks(model))
     assert all(parameter.grad is None for parameter in model.graph_module.parameters())
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_progress_moves_within_a_batch(monkeypatch: pytest.MonkeyPatch, *, regression: bool) -> None:
+    """One batch and three metrics: hundredths of it, in order, and a stop is heeded between two samples."""
+    monkeypatch.setattr(attributions, "_BUDGET_BYTES", 1)
+    model, seen = trace(smooth(), draw(4)), []
+    data = [(draw(4), draw(3) if regression else TARGETS)]
+    metrics = ["avg", *METRICS]
+    score_many(model, data, metrics, on_progress=lambda *step: seen.append(step))
+    assert {(stage, total) for stage, _, total in seen} == {("score", 100)}
+    done = [step[1] for step in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 100)
+    for third in (1, 2):  # the first is avg, in one step
+        assert sum(third < 3 * number / 100 < third + 1 for number in done) >= 2
+    answers = iter([False, False, True])
+    with pytest.raises(StoppedError):
+        score_many(model, data, metrics, should_stop=answers.__next__)
+    assert not list(hooks(model))
 
 
 @pytest.mark.parametrize("metric", [*METRICS, "deeplift"])

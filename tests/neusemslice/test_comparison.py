@@ -394,6 +394,10 @@ def test_progress_and_stopping(models: dict[str, SliceableModel]) -> None:
     assert ("evaluate", 2, 2) in seen
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     assert stages == ["score", "coverage", "cuts", "evaluate", "pilot"]
+    for stage in stages:
+        done = [step[1] for step in seen if step[0] == stage]
+        assert done == sorted(done)
+        assert done[0] == 0 or stage == "coverage"
     with pytest.raises(StoppedError):
         compare(models["second"], data, data, config, should_stop=lambda: len(seen) > 0)
 

@@ -241,9 +241,13 @@ def test_the_model_gets_no_gradients_and_stays_as_it_is(model: SliceableModel, d
 def test_progress_and_stopping(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:
     seen: list[tuple[str, int, int]] = []
     score_neurons(model, in_batches(data, 10), "avg", on_progress=lambda *step: seen.append(step))
-    assert seen == [("score", 1, 3), ("score", 2, 3), ("score", 3, 3)]
+    assert seen == [("score", 0, 3), ("score", 1, 3), ("score", 2, 3), ("score", 3, 3)]
+    answers = iter([False, True])
     with pytest.raises(StoppedError, match="after 1 of 3"):
-        score_neurons(model, in_batches(data, 10), "avg", should_stop=lambda: True)
+        score_neurons(model, in_batches(data, 10), "avg", should_stop=lambda: next(answers))
+    seen.clear()
+    score_neurons(model, iter(in_batches(data, 15)), "avg", on_progress=lambda *step: seen.append(step))
+    assert seen == [("score", 0, 1), ("score", 1, 1), ("score", 2, 2)]
 
 
 def broken(model: SliceableModel) -> SliceableModel:
