@@ -64,6 +64,13 @@ class Mean(nn.Module):
         return value.mean(self.dims, self.keepdim)
 
 
+class Sum(Mean):
+    """The sum over some dimensions: their mean times their size."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value.sum(self.dims, self.keepdim)
+
+
 class Permute(nn.Module):
     """Dimensions in another order; the batch stays first."""
 
@@ -87,14 +94,17 @@ class Reshape(nn.Module):
 
 
 class Narrow(nn.Module):
-    """`length` places of a dimension, from `start` on."""
+    """`length` places of a dimension, every `step`-th from `start` on."""
 
-    def __init__(self, dim: int, start: int, length: int) -> None:
+    def __init__(self, dim: int, start: int, length: int, step: int = 1) -> None:
         super().__init__()
-        self.dim, self.start, self.length = dim, start, length
+        self.dim, self.start, self.length, self.step = dim, start, length, step
 
     def forward(self, value: Tensor) -> Tensor:
-        return value.narrow(self.dim, self.start, self.length)
+        span = value.narrow(self.dim, self.start, (self.length - 1) * self.step + 1)
+        if self.step == 1:
+            return span
+        return span[tuple(slice(None, None, self.step if d == self.dim % value.ndim else 1) for d in range(value.ndim))]
 
 
 class Select(nn.Module):
@@ -109,30 +119,42 @@ class Select(nn.Module):
 
 
 class _Learned(nn.Module):
-    """A parameter of its own, of a sample's shape or broadcast to it."""
+    """A tensor of its own, of a sample's shape or broadcast to it: a parameter, or a buffer if it is not learned."""
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    weight: Tensor
+
+    def __init__(self, shape: Sequence[int], learned: bool = True) -> None:
         super().__init__()
-        self.shape = tuple(shape)
-        self.weight = nn.Parameter(torch.zeros(self.shape))
+        self.shape, self.learned = tuple(shape), learned
+        if learned:
+            self.weight = nn.Parameter(torch.zeros(self.shape))
+        else:
+            self.register_buffer("weight", torch.zeros(self.shape))
 
 
 class Shift(_Learned):
-    """Plus a learned value, such as a position embedding."""
+    """Plus a value of its own, such as a position embedding."""
 
     def forward(self, value: Tensor) -> Tensor:
         return value + self.weight
 
 
 class Scale(_Learned):
-    """Times a learned value, such as a layer scale."""
+    """Times a value of its own, such as a layer scale."""
 
     def forward(self, value: Tensor) -> Tensor:
         return value * self.weight
 
 
+class Divide(_Learned):
+    """Divided by a value of its own, such as the standard deviation of the data."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value / self.weight
+
+
 class Prepend(_Learned):
-    """Learned tokens, [tokens, features], in front of each sample's own."""
+    """Tokens of its own, [tokens, features], in front of each sample's."""
 
     def forward(self, value: Tensor) -> Tensor:
         return torch.cat([self.weight.expand(len(value), *self.shape), value], 1)

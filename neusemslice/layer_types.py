@@ -114,6 +114,9 @@ _BATCH_NORM = {
 }
 
 
+_LEARNED = {"shape": _SIZES, "learned": FLAG}
+
+
 def _pool(dimensions: int) -> dict[str, Keyword]:
     return {
         "kernel_size": _window(dimensions, 1),
@@ -149,6 +152,7 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "Conv1d": _conv(1),
     "Conv2d": _conv(2),
     "Conv3d": _conv(3),
+    "Divide": _LEARNED,
     "Dropout": {"p": PROBABILITY},
     "Dropout1d": {"p": PROBABILITY},
     "Dropout2d": {"p": PROBABILITY},
@@ -171,19 +175,19 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "Mean": {"dims": _DIMS, "keepdim": FLAG},
     "Mish": {},
     "Multiply": {},
-    "Narrow": {"dim": _DIM, "start": _PLACE, "length": CHANNELS},
+    "Narrow": {"dim": _DIM, "start": _PLACE, "length": CHANNELS, "step": CHANNELS},
     "PReLU": {"num_parameters": CHANNELS, "init": _NUMBER},
     "Permute": {"dims": _DIMS},
-    "Prepend": {"shape": _SIZES},
+    "Prepend": _LEARNED,
     "QueryKeyValue": {"embed_dim": CHANNELS, "num_heads": CHANNELS, "head_dim": CHANNELS, "bias": FLAG},
     "ReLU": {},
     "ReLU6": {},
     "Reshape": {"shape": _SIZES},
     "SELU": {},
-    "Scale": {"shape": _SIZES},
+    "Scale": _LEARNED,
     "Scatter": {"kept": _PLACES, "size": CHANNELS, "dim": _DIM},
     "Select": {"dim": _DIM, "index": _PLACE},
-    "Shift": {"shape": _SIZES},
+    "Shift": _LEARNED,
     "SiLU": {},
     "Sigmoid": {},
     "Softmax": {"dim": _DIM},
@@ -191,6 +195,7 @@ LAYER_KEYWORDS: dict[str, dict[str, Keyword]] = {
     "Softshrink": {"lambd": _NOT_NEGATIVE},
     "Softsign": {},
     "Subtract": {},
+    "Sum": {"dims": _DIMS, "keepdim": FLAG},
     "Tanh": {},
     "Tanhshrink": {},
 }

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from neusemslice.calls import HINT, Call, describe
+from neusemslice.calls import HINT, Call, Lifted, describe
 from neusemslice.copying import unbound
 from neusemslice.errors import ArchitectureError, UnsupportedModelError
 from neusemslice.graph_layers import Attention, QueryKeyValue
 from neusemslice.layers import build_layer, describe_layer
-from neusemslice.lifting import Lifted, lift
+from neusemslice.lifting import lift
 from neusemslice.observing import Observations, observe
 from neusemslice.roles import SUPPORTED
 
@@ -188,6 +188,8 @@ class _Lowering:
                 values[node] = self.graph.placeholder(INPUT)
             elif node.op == "output":
                 self.graph.output(values[self._require_value(node.args[0])])
+            elif node.name in self.observed.own:
+                continue  # what uses it takes the tensor itself
             elif node.op == "call_module" and isinstance(
                 attention := self.traced.get_submodule(str(node.target)), nn.MultiheadAttention
             ):
@@ -199,12 +201,10 @@ class _Lowering:
             elif node.op == "call_module":
                 path, layer, sources = self._module(node)
                 values[node] = self._place(path, layer, [values[source] for source in sources])
-            elif node.op != "get_attr" and node.name in self.observed.shapes and not self._is_constant(node):
+            elif node.op != "get_attr" and node.name in self.observed.shapes:
                 lifted = lift(Call(node, self._at(node), self.traced, self.observed))
                 if isinstance(lifted, Lifted):
-                    path = lifted.path or _join(_caller(node), type(lifted.layer).__name__.lower())
-                    layer = _rebuild(lifted.layer, self._at(node))
-                    values[node] = self._place(self._fresh(path), layer, [values[source] for source in lifted.inputs])
+                    values[node] = self._place_lifted(lifted, node, [values[source] for source in lifted.inputs])
                 else:
                     values[node] = values[lifted]
         lowered = unbound(fx.GraphModule(_modules(self.layers), self.graph))
@@ -214,9 +214,13 @@ class _Lowering:
         self.layers[path] = layer
         return self.graph.call_module(path, tuple(sources))
 
-    def _is_constant(self, node: fx.Node) -> bool:
-        """Whether it is the network's own tensor, repeated for each sample: what uses it takes the tensor itself."""
-        return Call(node, "", self.traced, self.observed).learned(node) is not None
+    def _place_lifted(self, lifted: Lifted, node: fx.Node, sources: list[fx.Node]) -> fx.Node:
+        """A function's layers, one after the other."""
+        for layer in (lifted.layer, *lifted.then):
+            kept = lifted.path if layer.state_dict() else None
+            path = self._fresh(kept or _join(_caller(node), type(layer).__name__.lower()))
+            sources = [self._place(path, _rebuild(layer, self._at(node)), sources)]
+        return sources[0]
 
     def _require_value(self, value: Any) -> fx.Node:
         if not isinstance(value, fx.Node) or value.op == "get_attr":

@@ -6,6 +6,7 @@ from neusemslice.graph_layers import (
     JOINS,
     Affine,
     Attention,
+    Divide,
     Mean,
     Narrow,
     Permute,
@@ -16,6 +17,7 @@ from neusemslice.graph_layers import (
     Scatter,
     Select,
     Shift,
+    Sum,
 )
 
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -57,6 +59,7 @@ POOLS = (*MAX_POOLS, *AVERAGE_POOLS)
 CARRIERS: tuple[type[nn.Module], ...] = (
     *POOLS,
     Mean,
+    Sum,
     nn.Flatten,
     Permute,
     Select,
@@ -68,8 +71,8 @@ CARRIERS: tuple[type[nn.Module], ...] = (
 )
 """Layers that keep neurons apart and a zero neuron zero: they may stand between a neuron and its consumer."""
 
-LEARNED: tuple[type[nn.Module], ...] = (Shift, Scale)
-"""Elementwise with a parameter of the value's shape, which is cut with the value. As affine as `Affine`."""
+LEARNED: tuple[type[nn.Module], ...] = (Shift, Scale, Divide)
+"""Elementwise with a tensor of the value's shape, which is cut with the value. As affine as `Affine`."""
 
 MIXERS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,

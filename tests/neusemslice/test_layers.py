@@ -60,7 +60,8 @@ LAYERS: list[nn.Module] = [
     graph_layers.Concat(1),
     graph_layers.Mean((2, 3), keepdim=True),
     graph_layers.Multiply(),
-    graph_layers.Narrow(1, 2, 3),
+    graph_layers.Divide((4, 1, 1), learned=False),
+    graph_layers.Narrow(1, 2, 3, step=2),
     graph_layers.Permute((0, 2, 3, 1)),
     graph_layers.Prepend((1, 8)),
     graph_layers.Reshape((4, 1, 1)),
@@ -70,6 +71,7 @@ LAYERS: list[nn.Module] = [
     graph_layers.Affine(2.0, 3.0, -1.0),
     graph_layers.Attention(2, dropout=0.1),
     graph_layers.Subtract(),
+    graph_layers.Sum((1,)),
     graph_layers.QueryKeyValue(8, 2, 4, bias=False),
     graph_layers.Shift((5, 8)),
 ]
