@@ -4,7 +4,7 @@ A group is the samples that are compared together: those of one category, or in 
 to every category, all of them. Memory is bounded: passes over the data are planned so that what a pass holds fits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from neusemslice.batches import Batches, check_batches
 from neusemslice.config import Landscape
 from neusemslice.errors import ConfigError
-from neusemslice.reading import Reader
+from neusemslice.reading import Reader, samples_at_once
 from neusemslice.similarity import working_bytes
 from neusemslice.tracing import SliceableModel
 
@@ -100,14 +100,17 @@ def collect_features(
     limits = torch.tensor([size if group in places_of else 0 for group, size in enumerate(plan.sizes)])
     taken = torch.zeros_like(limits)
     features: dict[Part, Tensor] = {}
+    at_once = samples_at_once(model)
     for inputs, labels in check_batches(data, model):
         group_of = plan.group_of(labels).cpu()
         chosen = first_samples(group_of, taken, limits)
         if len(chosen):
             group_of = group_of[chosen]
-            with torch.no_grad():
-                read_values = read(inputs[chosen.to(inputs.device)])
-            values = {place: _shaped(read_values[place], plan.landscape) for place in dict(parts)}
+            pieces = [
+                _values(read, inputs[piece.to(inputs.device)], plan.landscape, dict(parts))
+                for piece in chosen.split(at_once)
+            ]
+            values = {place: torch.cat([piece[place] for piece in pieces]) for place in dict(parts)}
             for group in group_of.unique().tolist():
                 rows = (group_of == group).nonzero()[:, 0]
                 start = int(taken[group])
@@ -121,6 +124,12 @@ def collect_features(
         if bool((taken == limits).all()):
             break
     return {part: values[: int(taken[part[1]])] for part, values in features.items()}
+
+
+def _values(read: Read, inputs: Tensor, landscape: Landscape, places: Iterable[str]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        values = read(inputs)
+    return {place: _shaped(values[place], landscape) for place in places}
 
 
 def first_samples(

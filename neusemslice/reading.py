@@ -10,6 +10,11 @@ from torch import Tensor, fx
 from neusemslice.errors import DatasetError
 from neusemslice.tracing import SliceableModel
 
+PASS_BYTES = 2 * 1024**3
+"""A forward and backward pass takes as many samples at once as need about that much memory."""
+_COPIES = 3
+"""Of each layer's output: the value, its gradient, and what a layer keeps for its backward pass."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -57,4 +62,25 @@ class Reader(fx.Interpreter):
             self._values[self._layer_of[n.target]] = value
         if n.target == self._model.logits_node:
             self._logits = value
+        return value
+
+
+def samples_at_once(model: SliceableModel) -> int:
+    """How many samples a pass may take for its values to stay within `PASS_BYTES`; one at least."""
+    meter = _Meter(model)
+    with torch.no_grad():
+        meter.run(torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype))
+    return max(1, PASS_BYTES // (_COPIES * meter.bytes))
+
+
+class _Meter(fx.Interpreter):
+    """Adds up the sizes of all layers' outputs."""
+
+    def __init__(self, model: SliceableModel) -> None:
+        super().__init__(model.graph_module)
+        self.bytes = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.bytes += value.numel() * value.element_size()
         return value

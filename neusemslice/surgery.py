@@ -110,13 +110,20 @@ def keep_slopes(layer: nn.PReLU, kept: Indices) -> nn.Module:
 
 
 def keep_learned(layer: nn.Module, left: Present) -> nn.Module:
-    """A shift or scale of only the places that are left."""
+    """A shift, scale or division by only the places that are left."""
     smaller = copy_layer(layer)
     for dim in range(-left.ndim, 0):
-        if left.shape[dim] > 1 and layer.get_parameter("weight").shape[dim] > 1:
+        if left.shape[dim] > 1 and _sizes(layer)[dim] > 1:
             _select(smaller, "weight", _along(left, dim), dim)
-    smaller.shape = tuple(smaller.get_parameter("weight").shape)  # type: ignore[assignment]
+    smaller.shape = _sizes(smaller)  # type: ignore[assignment]
     return smaller
+
+
+def _sizes(layer: nn.Module) -> tuple[int, ...]:
+    """Shape of a weight that may be a parameter or a buffer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return tuple(weight.shape)
 
 
 def keep_shape(layer: Reshape, left: Present) -> nn.Module:

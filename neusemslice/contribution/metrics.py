@@ -16,7 +16,7 @@ output c is a category that has every sample: L is (output_c - target_c)^2 / 2, 
 Sources, cost and advice: docs/contribution_metrics.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import get_args
@@ -31,6 +31,7 @@ from neusemslice.contribution.deeplift import DeepLift
 from neusemslice.contribution.moments import Moments
 from neusemslice.contribution.readings import READING_QUANTITIES, LayerValues, ReadingPass
 from neusemslice.errors import ConfigError
+from neusemslice.reading import samples_at_once
 from neusemslice.tracing import SliceableModel
 
 Measure = Callable[[Tensor, Tensor], dict[str, LayerValues]]
@@ -66,7 +67,7 @@ def prepare(
     """The passes that measure the quantities, each quantity in one of them."""
     passes: list[Measure] = []
     if quantities & READING_QUANTITIES:
-        passes.append(ReadingPass(model, quantities & READING_QUANTITIES))
+        passes.append(_InPieces(ReadingPass(model, quantities & READING_QUANTITIES), samples_at_once(model)))
     passes.extend(
         _TowardsCategories(quantity, _attribution(quantity, model, baseline), model.categories, advance)
         for quantity in sorted(quantities - READING_QUANTITIES)
@@ -76,11 +77,36 @@ def prepare(
 
 def _attribution(quantity: str, model: SliceableModel, baseline: Float[Tensor, "1 ..."]) -> Attribution:
     if quantity == "deeplift":
-        deeplift = DeepLift(model, baseline)
-        return lambda inputs, targets, _: deeplift.contributions(inputs, targets)
+        deeplift, limit = DeepLift(model, baseline), samples_at_once(model)
+        return lambda inputs, targets, _: _piecewise(deeplift.contributions, inputs, targets, limit)
     from neusemslice.contribution import attributions  # here, for captum takes a second to import
 
     return attributions.METHODS[quantity](model, baseline).contributions
+
+
+class _InPieces:
+    """A pass over so many samples at once: memory does not grow with the batch, and each sample counts by itself."""
+
+    def __init__(self, measure: Measure, limit: int) -> None:
+        self._measure, self._limit = measure, limit
+
+    def __call__(
+        self, inputs: Float[Tensor, "batch ..."], labels: Shaped[Tensor, "batch ..."]
+    ) -> dict[str, LayerValues]:
+        pieces = zip(inputs.split(self._limit), labels.split(self._limit), strict=True)
+        parts = [self._measure(*piece) for piece in pieces]
+        return {quantity: _joined([part[quantity] for part in parts]) for quantity in parts[0]}
+
+
+def _piecewise(
+    attribute: Callable[[Tensor, Tensor], dict[str, Tensor]], inputs: Tensor, targets: Tensor, limit: int
+) -> dict[str, Tensor]:
+    pieces = zip(inputs.split(limit), targets.split(limit), strict=True)
+    return _joined([attribute(*piece) for piece in pieces])
+
+
+def _joined(parts: Sequence[LayerValues]) -> dict[str, Tensor]:
+    return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
 
 
 class _TowardsCategories:

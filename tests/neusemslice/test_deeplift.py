@@ -173,7 +173,7 @@ AFFINE = {
     "AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d",
     "Conv1d", "Conv2d", "Conv3d", "Linear", "Dropout", "Dropout1d", "Dropout2d", "Flatten", "Identity", "Add", "Concat",
     "Mean", "Narrow", "Permute", "Prepend", "QueryKeyValue", "Reshape", "Scale", "Scatter", "Select", "Shift",
-    "Subtract", "Affine",
+    "Subtract", "Affine", "Divide", "Sum",
 }  # fmt: skip
 """Layers whose own gradient is their multiplier, in eval mode."""
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from neusemslice import Statistics, measure_statistics, trace
+from neusemslice import SlicingConfig, Statistics, measure_statistics, reading, slice_model, trace
 from neusemslice.contribution import METRICS, Contributions, measure_many, score_many, score_neurons
 from neusemslice.contribution.moments import RunningMoments
 from neusemslice.errors import CheckpointError, ConfigError, DatasetError, SliceMismatchError
@@ -90,7 +90,26 @@ def test_metrics_share_the_forward_passes(model: SliceableModel, data: tuple[Ten
     handle = first.register_forward_hook(lambda _module, inputs, _output: calls.append(len(inputs[0])))
     score_many(model, iter([data]), ["avg", "var", "ens", "taylor", "taylor_summed", "taylor_weight"])
     handle.remove()
-    assert calls == [6]
+    assert calls == [1, 6]  # one sample to see how much memory a pass takes
+
+
+def test_a_pass_takes_no_more_samples_than_fit(
+    model: SliceableModel, data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = slice_model(model, [data], SlicingConfig(metric="deeplift", estimator="biased"))
+    scores = score_many(model, [data], ["taylor", "deeplift"])
+    monkeypatch.setattr(reading, "PASS_BYTES", 1)
+    seen: list[int] = []
+    first = model.graph_module.get_submodule("0")
+    handle = first.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    pieces = slice_model(model, [data], SlicingConfig(metric="deeplift", estimator="biased"))
+    again = score_many(model, [data], ["taylor", "deeplift"])
+    handle.remove()
+    assert set(seen) == {1}
+    for layer in whole.layers:
+        assert torch.allclose(pieces.curves[layer], whole.curves[layer], rtol=1e-9, atol=1e-12)
+        for metric, found in scores.items():
+            assert torch.allclose(again[metric][layer], found[layer], rtol=1e-9, atol=1e-15)
 
 
 def test_no_metric_or_an_unknown_one_is_refused(model: SliceableModel, data: tuple[Tensor, Tensor]) -> None:

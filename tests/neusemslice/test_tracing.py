@@ -412,6 +412,7 @@ def test_carriers_keep_a_zero_neuron_zero(kind: type[nn.Module]) -> None:
         "MaxPool": {"kernel_size": 3, "padding": 1},
         "AvgPool": {"kernel_size": 2},
         "Mean": {"dims": (2, 3)},
+        "Sum": {"dims": (2, 3)},
         "Permute": {"dims": (0, 1, 3, 2)},
         "Select": {"dim": 2, "index": 1},
         "Narrow": {"dim": 2, "start": 1, "length": 3},
