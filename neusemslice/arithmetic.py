@@ -83,8 +83,7 @@ def _own_layer(
     """A layer that holds an own tensor as a value's samples need it."""
     value = call.require_value(value)
     sample = call.shape(value)[1:]
-    tensor = own.tensor
-    _check_type(call, value, tensor)
+    tensor = _of_type(call, value, own.tensor)
     if tensor.ndim == len(sample) + 1 and len(tensor) == 1:
         tensor = tensor[0]
     if tensor.ndim > len(sample) or torch.broadcast_shapes(tensor.shape, sample) != sample:
@@ -103,14 +102,15 @@ def _holding(
     return made
 
 
-def _check_type(call: Call, value: fx.Node, tensor: Tensor) -> None:
-    """A tensor of another type would change the type of what follows, unless it is a single floating-point number."""
+def _of_type(call: Call, value: fx.Node, tensor: Tensor) -> Tensor:
+    """The tensor, if it leaves a value's type of number as it is, as a single floating-point number always does."""
     wanted = call.kind(value)[0]
     if tensor.dtype != wanted and not (tensor.ndim == 0 and tensor.is_floating_point()):
         raise call.refused(
             f"joins numbers of type {wanted} with an own tensor of type {tensor.dtype}",
             "Keep the network's own tensors in the type of its weights.",
         )
+    return tensor.to(wanted)
 
 
 def _path(own: Own) -> str | None:
@@ -127,8 +127,7 @@ def _lift_concatenation(call: Call) -> Lifted:
     dim = call.dim(values.get("dim", 0), call.require_value(reference))
     if token is not None and len(branches) == 2 and dim == 1 and token.tensor.ndim == 3 and len(token.tensor) == 1:
         value = call.require_value(branches[1])
-        _check_type(call, value, token.tensor)
-        return Lifted(_holding(Prepend, token.tensor[0], token), (value,), path=_path(token))
+        return Lifted(_holding(Prepend, _of_type(call, value, token.tensor)[0], token), (value,), path=_path(token))
     if any(call.own(branch) for branch in branches):
         raise call.refused(
             "joins the network's own tensor with its samples", "Only tokens in front of [batch, tokens, features] are."
@@ -144,7 +143,7 @@ def _lift_clamp(call: Call) -> Lifted:
     low, high = (
         bound if (bound := values.get(name)) is not None else end for name, end in (("min", -largest), ("max", largest))
     )
-    if not is_number(low) or not is_number(high) or low > high:
+    if not is_number(low) or not is_number(high) or low >= high:
         raise call.refused("has bounds that are no two numbers in order", "Give min and max as numbers.")
     if (low, high) == (0, largest):
         return Lifted(nn.ReLU(), (source,))

@@ -52,7 +52,7 @@ class Call:
 
     def rest(self) -> tuple[Any, ...]:
         """The arguments after the first, a tuple of them as if it were spread."""
-        values = (*self.node.args[1:], *self.node.kwargs.values())
+        values = (*self.node.args[1:], *(value for name, value in self.node.kwargs.items() if name != "input"))
         spread = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
         return tuple(fx.node.map_arg(list(spread), self._constant))
 

@@ -1,6 +1,6 @@
 """Parameters of a comparison, as a frozen value checked at birth. Free of torch, so a service can validate with it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from neusemslice.config import (
@@ -20,6 +20,12 @@ DEFAULT_STRATEGIES: tuple[StrategyName, ...] = ("semantic", "categorywise", "glo
 """Those that choose neurons, and so reach any compression; `deeparc` drops whole layers."""
 METRIC_FREE: tuple[StrategyName, ...] = ("random", "deeparc")
 """Strategies that ignore the contribution metric, and run once."""
+_TAKEN_BY: dict[str, frozenset[str]] = {
+    "thresholds": frozenset({"semantic"}),
+    "fractions": frozenset({"categorywise", "global", "random"}),
+    "deeparc_thresholds": frozenset({"deeparc"}),
+}
+"""Strategies that are cut by a field's values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +65,13 @@ class ComparisonConfig:
     def __post_init__(self) -> None:
         _require_some_of("strategies", self.strategies, get_args(StrategyName))
         _require_some_of("metrics", self.metrics, get_args(MetricName))
+        self._check_used()
         if not (self.thresholds or self.fractions or self.compressions):
             object.__setattr__(self, "compressions", DEFAULT_COMPRESSIONS)
         for field in ("compressions", "thresholds", "fractions", "deeparc_thresholds"):
             values = getattr(self, field)
-            if len(set(values)) < len(values):
-                raise ConfigError(f"{field}={values} names a value twice.", field=field, hint="Give each value once.")
+            if (twice := _first_repeated(values)) is not None:
+                raise ConfigError(f"{field} names {twice} twice.", field=field, hint="Give each value once.")
         self._check_cuts()
         if self.pilot_categories < 1:
             raise ConfigError(
@@ -74,10 +81,21 @@ class ComparisonConfig:
             )
         self.slicing_configs()
 
+    def _check_used(self) -> None:
+        """Raises ConfigError if there are cuts that no strategy takes; a field's default is none of them."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _TAKEN_BY and value != field.default and not _TAKEN_BY[field.name] & set(self.strategies):
+                raise ConfigError(
+                    f"There are {field.name}, but none of the strategies {list(self.strategies)} is cut by them.",
+                    field=field.name,
+                    hint=f"Leave {field.name} out, or add one of: {', '.join(sorted(_TAKEN_BY[field.name]))}.",
+                )
+
     def _check_cuts(self) -> None:
         if self.compressions and (self.thresholds or self.fractions):
             raise ConfigError(
-                "compressions and cuts are given.",
+                "compressions and cuts are given, which contradict each other.",
                 field="compressions",
                 hint="Give compressions, or thresholds and fractions.",
             )
@@ -132,8 +150,19 @@ class ComparisonConfig:
 
 def _require_some_of(field: str, values: tuple[str, ...], choices: tuple[str, ...]) -> None:
     unknown = [value for value in values if value not in choices]
-    if unknown or not values or len(set(values)) < len(values):
-        wrong = f"{unknown[0]!r} is unknown" if unknown else "none or one of them twice"
-        raise ConfigError(
-            f"{field}={list(values)}: {wrong}.", field=field, hint=f"Name each once, of: {', '.join(choices)}."
-        )
+    if unknown:
+        wrong = f"{unknown[0]!r} is unknown"
+    elif not values:
+        wrong = "at least one is needed"
+    elif (twice := _first_repeated(values)) is not None:
+        wrong = f"{twice!r} is named twice"
+    else:
+        return
+    raise ConfigError(
+        f"{field}={list(values)}: {wrong}.", field=field, hint=f"Name each once, of: {', '.join(choices)}."
+    )
+
+
+def _first_repeated(values: tuple[Any, ...]) -> Any:
+    """The first value that has come before, None if none has."""
+    return next((value for place, value in enumerate(values) if value in values[:place]), None)

@@ -13,6 +13,8 @@ from neusemslice.errors import ArchitectureError
 
 MAX_CHANNELS = 1_000_000
 MAX_WINDOW = 4096
+MAX_NUMBER = 2**1000
+"""Largest whole number that stands for a real one: JSON knows no other, and floats end at 2^1024."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ def _is_int(value: Any, least: int, most: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= MAX_NUMBER
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _window(dimensions: int, least: int, *words: str | None) -> Keyword:
@@ -230,8 +234,13 @@ def check_keywords(values: Any, known: dict[str, Keyword], where: str) -> dict[s
             raise ArchitectureError(
                 f"{where}.{name} is {show(value)}.", where=f"{where}.{name}", hint=f"Give {known[name].expected}."
             )
-        checked[name] = tuple(value) if isinstance(value, list) else value
+        checked[name] = tuple(value) if isinstance(value, list) else _as_float(value)
     return checked
+
+
+def _as_float(value: Any) -> Any:
+    """A whole number beyond torch's integers, as it comes back from a database that writes 1e20 in full."""
+    return float(value) if isinstance(value, int) and abs(value) >= 2**63 else value
 
 
 def show(value: Any) -> str:

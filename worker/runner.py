@@ -56,13 +56,13 @@ def describe(error: Exception) -> dict[str, Any]:
     """The job's error object."""
     from app.jobs.problems import internal_error, problem
 
+    if is_out_of_memory(error):
+        hint = "Lower batch_size or samples_per_category, or use a smaller network or input, then retry."
+        return problem("out_of_memory", "The job needed more memory than it may use.", hint=hint, retryable=True)
     if isinstance(error, NeuSemSliceError):
         described = problem(error.code, error.message, hint=error.hint)
         place = {name: value for name in ("node", "where", "field") if (value := getattr(error, name, ""))}
         return described | place
-    if is_out_of_memory(error):
-        hint = "Lower batch_size or samples_per_category, then retry."
-        return problem("out_of_memory", "The job needed more memory than it may use.", hint=hint, retryable=True)
     return internal_error(error)
 
 

@@ -1,6 +1,6 @@
 """Every error leaves as application/problem+json (RFC 9457). Here, and only here, errors get status codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -26,6 +26,12 @@ from app.jobs.problems import problem
 from app.jobs.specs import JOB_KINDS
 
 log = structlog.get_logger(__name__)
+
+JSON_HINT = "Send one JSON value as RFC 8259 has it, nested less than a hundred deep."
+BODY_HINT = (
+    "Send a JSON body nested less than a hundred deep, with numbers of less than 4300 digits; or, for an upload, a "
+    "multipart/form-data body with one file and the text fields spec, name and metadata. See /docs."
+)
 
 STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     NotFoundError: HTTPStatus.NOT_FOUND,
@@ -112,9 +118,10 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 the handler is registered for this type
-    errors = [FieldError(_pointer(item["loc"]), item["msg"]) for item in error.errors()]
+    found = [dict(item) | {"loc": _in_body(item["loc"], item["type"])} for item in error.errors()]
+    errors, hint = explain(found)
     detail = "; ".join(f"{item.pointer or '/'}: {item.detail}" for item in errors[:5])
-    body = problem("invalid_input", detail, title="The request is not valid", hint="See errors[], and /docs.")
+    body = problem("invalid_input", detail, title="The request is not valid", hint=hint)
     return problem_response(request, HTTPStatus.UNPROCESSABLE_ENTITY, body, errors=errors)
 
 
@@ -122,7 +129,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, HTTPException)  # noqa: S101 the handler is registered for this type
     phrase = HTTPStatus(error.status_code).phrase
     code = "too_large" if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else phrase.lower().replace(" ", "_")
-    body = problem(code, str(error.detail), title=phrase)
+    hint = BODY_HINT if error.status_code == HTTPStatus.BAD_REQUEST else ""
+    body = problem(code, str(error.detail), title=phrase, hint=hint)
     return problem_response(request, error.status_code, body, headers=dict(error.headers or {}))
 
 
@@ -141,9 +149,34 @@ async def _on_bad_value(request: Request, error: Exception) -> JSONResponse:
     return problem_response(request, HTTPStatus.UNPROCESSABLE_ENTITY, body)
 
 
-def _pointer(location: Sequence[str | int]) -> str:
-    """FastAPI's location as a JSON pointer into the body; parameters keep their place's name."""
+def explain(found: Sequence[Mapping[str, Any]]) -> tuple[list[FieldError], str]:
+    """What pydantic found, field by field, and what to do about it."""
+    errors, hints = [], []
+    for item in found:
+        context = item.get("ctx", {})
+        detail = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "json_invalid":
+            detail = f"{detail}: {context['error']}" if context["error"] not in detail else detail
+            hints.append(JSON_HINT)
+        hints.append(context.get("hint", ""))
+        errors.append(FieldError(_pointer(item["loc"]), detail))
+    return errors, next(filter(None, hints), "See errors[], and /docs.")
+
+
+def _in_body(location: Sequence[str | int], error_type: str) -> list[str | int]:
+    """FastAPI's location as one in the body; parameters keep their place's name."""
+    if error_type == "json_invalid":  # followed by a place in the text
+        return []
     parts = list(location[1:]) if location and location[0] == "body" else list(location)
     if parts and parts[0] in JOB_KINDS:  # which member of the union was meant; the body has no such field
         del parts[0]
-    return "".join(f"/{part}" for part in parts)
+    return parts
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901); what cannot be printed is shown as in a JSON string."""
+    return "".join(f"/{_printable(str(part).replace('~', '~0').replace('/', '~1'))}" for part in location)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)

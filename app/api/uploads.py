@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from app.api.context import RequestContext
+from app.api.problems import explain
 from app.artifacts.store import Blob
 from app.errors import FieldError, InvalidInputError
 from app.jobs.specs import Metadata, Name
@@ -33,11 +34,11 @@ def parse_form(adapter: TypeAdapter[T], field: str, text: str) -> T:
     try:
         return adapter.validate_json(text)
     except ValidationError as error:
-        errors = [
-            FieldError("".join(f"/{part}" for part in (field, *item["loc"])), item["msg"]) for item in error.errors()
-        ]
+        errors, hint = explain([dict(item) | {"loc": (field, *item["loc"])} for item in error.errors()])
         detail = "; ".join(f"{item.pointer}: {item.detail}" for item in errors[:5])
-        raise InvalidInputError(f"The form field {field!r} is not valid: {detail}.", errors=errors) from error
+        raise InvalidInputError(
+            f"The form field {field!r} is not valid: {detail}.", errors=errors, hint=hint
+        ) from error
 
 
 def check_plain(value: Any, depth: int = 0) -> Any:

@@ -13,7 +13,7 @@ from app.jobs.events import STATUS, add_event, announce
 from app.jobs.leases import back_to_queue, ending
 from app.jobs.orm import JobRow
 from app.jobs.queue import enqueue
-from app.jobs.specs import JOB_KINDS, InspectionSpec, JobSpec, RestructureSpec, queue_of
+from app.jobs.specs import BRANCHES_OF_DEEPARC, JOB_KINDS, InspectionSpec, JobSpec, RestructureSpec, queue_of
 from app.jobs.status import JobStatus
 
 
@@ -38,7 +38,7 @@ class JobService:
         if spec.dataset_id is not None:
             _check_fit(model, self._catalog.get_ready(DatasetRow, spec.dataset_id))
         if isinstance(spec, RestructureSpec) and spec.slice_id is not None:
-            self._check_slice(spec.slice_id, model, has_data=spec.dataset_id is not None)
+            self._check_slice(spec, spec.slice_id, model)
         return self._add(spec)
 
     def inspect(self, spec: InspectionSpec) -> JobRow:
@@ -132,7 +132,7 @@ class JobService:
     def _set(self, job: JobRow, **values: object) -> None:
         self._session.execute(update(JobRow).where(JobRow.id == job.id).values(**values))
 
-    def _check_slice(self, slice_id: str, model: ModelRow, *, has_data: bool) -> None:
+    def _check_slice(self, spec: RestructureSpec, slice_id: str, model: ModelRow) -> None:
         artifact = self._catalog.artifact(slice_id)
         made_by = self.get(artifact.job_id).spec
         made_from = made_by.get("model_id")
@@ -143,7 +143,12 @@ class JobService:
                 errors=[FieldError("/slice_id", detail)],
                 hint="Give the id of a slice.safetensors that a slice job made from this very model.",
             )
-        if not has_data and made_by["slicing"]["strategy"] == "deeparc":
+        if made_by["slicing"]["strategy"] != "deeparc":
+            return
+        if spec.branches != "union":
+            errors = [FieldError("/branches", BRANCHES_OF_DEEPARC)]
+            raise InvalidInputError(BRANCHES_OF_DEEPARC, errors=errors, hint="Leave branches out.")
+        if spec.dataset_id is None:
             detail = "the layers that stand in for those that a deeparc slice takes out are fitted to samples"
             raise InvalidInputError(
                 f"There is no dataset: {detail}.",

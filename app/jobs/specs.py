@@ -1,8 +1,11 @@
 """What a job is asked to do: one validated shape for each kind. `kind` tells them apart."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from neusemslice.comparison_config import ComparisonConfig
 from neusemslice.config import Branches, Estimator, Landscape, MetricName, SlicingConfig, StrategyName
@@ -10,6 +13,7 @@ from neusemslice.errors import ConfigError
 
 MAX_COMPARED_POINTS = 500
 """Strategies x metrics x cuts of one comparison: each is a network to evaluate."""
+BRANCHES_OF_DEEPARC = "branches says how neurons are removed, and deeparc drops whole layers."
 NO_NUL = r"^[^\x00]*$"
 """Postgres keeps no NUL in text."""
 
@@ -35,11 +39,28 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _default(model: Strict, field: str) -> Any:
+    """What the field has when it is left out. A client may send it along where the field has no effect."""
+    return type(model).model_fields[field].default
+
+
+@contextmanager
+def _refusing(model: Strict) -> Iterator[None]:
+    """Turn a ConfigError into pydantic's own error, at its field and with its hint."""
+    try:
+        yield
+    except ConfigError as error:
+        refusal = PydanticCustomError(error.code, "{message}", {"message": error.message, "hint": error.hint})
+        place = (error.field,) if error.field in type(model).model_fields else ()
+        line = InitErrorDetails(type=refusal, loc=place, input=getattr(model, error.field, None))
+        raise ValidationError.from_exception_data(type(model).__name__, [line]) from error
+
+
 class SlicingParams(Strict):
     """How neurons are scored and where the cut is made; see `neusemslice.SlicingConfig`."""
 
     strategy: StrategyName = "semantic"
-    metric: MetricName = "taylor"
+    metric: MetricName = Field(default="taylor", description="Contribution metric. Not for `deeparc`.")
     threshold: Cut | None = Field(
         default=None, description="Coverage theta for `semantic`, similarity for `deeparc`. Default 0.99."
     )
@@ -61,10 +82,14 @@ class SlicingParams(Strict):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        try:
+        with _refusing(self):
             self.to_config(seed=0)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
+            if self.strategy == "deeparc" and self.metric != _default(self, "metric"):
+                raise ConfigError(
+                    "metric orders neurons, and strategy='deeparc' drops whole layers.",
+                    field="metric",
+                    hint="Leave metric out, or choose another strategy.",
+                )
         return self
 
     def to_config(self, *, seed: int) -> SlicingConfig:
@@ -111,18 +136,33 @@ class RestructureSpec(_Common):
     branches: Branches = Field(
         default="union",
         description="Where branches are added up: `union` removes what no branch keeps; `scatter` also lets each "
-        "branch lose its own, and puts the rest at their places among zeros. No matter for `deeparc`.",
+        "branch lose its own, and puts the rest at their places among zeros. Not for `deeparc`.",
     )
     name: Name | None = Field(default=None, description="Name of the produced model.")
 
     @model_validator(mode="after")
     def _has_one_slice(self) -> Self:
-        if (self.slice_id is None) == (self.slicing is None):
-            raise ValueError("give exactly one of slice_id (an existing slice) and slicing (how to make one)")
-        if self.slicing is not None and self.dataset_id is None:
-            raise ValueError("slicing needs dataset_id: the data on which neurons are scored")
-        if self.slicing is not None and self.cut is not None:
-            raise ValueError("cut re-cuts a stored slice; with slicing set slicing.threshold or slicing.fraction")
+        with _refusing(self):
+            if (self.slice_id is None) == (self.slicing is None):
+                raise ConfigError(
+                    f"slice_id and slicing are {'both' if self.slicing else 'neither of them'} given.",
+                    field="slice_id",
+                    hint="Give exactly one of slice_id (an existing slice) and slicing (how to make one).",
+                )
+            if self.slicing is None:
+                return self
+            if self.dataset_id is None:
+                raise ConfigError(
+                    "slicing needs dataset_id.", field="dataset_id", hint="Give the data on which neurons are scored."
+                )
+            if self.cut is not None:
+                raise ConfigError(
+                    "cut re-cuts a stored slice, and slicing makes a new one.",
+                    field="cut",
+                    hint="Set slicing.threshold or slicing.fraction instead.",
+                )
+            if self.slicing.strategy == "deeparc" and self.branches != _default(self, "branches"):
+                raise ConfigError(BRANCHES_OF_DEEPARC, field="branches", hint="Leave branches out.")
         return self
 
 
@@ -159,16 +199,18 @@ class CompareSpec(_Common):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        try:
+        with _refusing(self):
             config = self.to_config()
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        points = sum(len(config.cuts(run.strategy) or config.compressions) for run in config.slicing_configs())
-        if points > MAX_COMPARED_POINTS:
-            raise ValueError(
-                f"strategies x metrics x cuts are {points} networks to evaluate, and one job evaluates at most "
-                f"{MAX_COMPARED_POINTS}; leave some out, or submit several jobs"
-            )
+            points = sum(len(config.cuts(run.strategy) or config.compressions) for run in config.slicing_configs())
+            if points > MAX_COMPARED_POINTS:
+                lists = ("strategies", "metrics", "compressions", "thresholds", "fractions", "deeparc_thresholds")
+                longest = max(lists, key=lambda field: len(getattr(self, field)))
+                raise ConfigError(
+                    f"strategies x metrics x cuts are {points} networks to evaluate, and one job evaluates at most "
+                    f"{MAX_COMPARED_POINTS}.",
+                    field=longest,
+                    hint=f"Leave out some {longest}, or submit several jobs.",
+                )
         return self
 
     def to_config(self) -> ComparisonConfig:

@@ -38,6 +38,8 @@ def summary(comparison: Comparison) -> str:
     if comparison.common_range is None:
         return "The curves have no range of compressions in common, so no strategy can be said to win."
     left_out = f" {_not_averaged(comparison)}" if comparison.left_out else ""
+    if comparison.is_tied:
+        return f"It is a tie: every strategy keeps {percent(comparison.areas[0].mean)} on average.{left_out}"
     wins: dict[str, list[str]] = {}
     for metric, strategy in comparison.winners.items():
         wins.setdefault(strategy, []).append(metric)

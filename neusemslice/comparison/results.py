@@ -19,6 +19,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a spreadsheet calculates."""
 
 
+TIE = 1e-9
+"""Areas that differ by no more are equal."""
+
+
 @dataclass(frozen=True)
 class ComparedModel:
     """A model before any cut."""
@@ -86,6 +90,12 @@ class Comparison:
             return {}
         means = {metric: {n: a.mean for n, a in self.areas_with(metric).items()} for metric in self.config.metrics}
         return {metric: max(found, key=found.__getitem__) for metric, found in means.items()}
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether all areas are equal, up to rounding: then the winners are only the first that were named."""
+        means = [area.mean for area in self.areas]
+        return len(means) > 1 and max(means) - min(means) <= TIE
 
     @cached_property
     def tests(self) -> tuple[PairedTest, ...]:

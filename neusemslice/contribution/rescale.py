@@ -7,7 +7,9 @@ A function of several inputs has many such multipliers; each rule below becomes 
 treats x and x0 alike:
 
     product     a b         (b + b0)/2 for a, (a + a0)/2 for b                                           (bilinear)
-    LayerNorm   c r         the product rule, with r = (mean c^2 + eps)^(-1/2) and its own secant in closed form
+    LayerNorm   c / d       2 dc / (d + d0) - (c/d + c0/d0) mean((c + c0) dc) / (d + d0)^2, with c = x - mean(x) and
+                            d = (mean c^2 + eps)^(1/2): the product rule of c and 1/d with the weights d/(d + d0) and
+                            d0/(d + d0), so that nothing large cancels where the baseline hardly varies
     softmax     p(s)        L_i (ds_i - sum_j L_j ds_j / sum_j L_j), L the logarithmic mean of p and p0:
                             since p - p0 = L (log p - log p0) and both sum to one; the Jacobian is diag p - p p^T
     attention               products and softmax, one after the other
@@ -126,15 +128,14 @@ def _product(multiply: Callable[[Tensor, Tensor], Tensor], xs: Inputs, x0s: Refe
 
 
 def _normalised(x: Value, x0: Reference, dims: tuple[int, ...], eps: float) -> Value:
-    """(x - mean) / sqrt(variance + eps), linearised; its value is not used."""
+    """C / d with c = x - mean and d = sqrt(mean c^2 + eps), linearised; its value is not used."""
     centred, centred0 = x - x.mean(dims, keepdim=True), x0 - x0.mean(dims, keepdim=True)
     deviation, deviation0 = (
         (value.detach().square().mean(dims, keepdim=True) + eps).sqrt() for value in (centred, centred0)
     )
-    middle = (centred.detach() + centred0) / 2
-    rate = (1 / deviation + 1 / deviation0) / 2
-    secant = -1 / (deviation * deviation0 * (deviation + deviation0))
-    return rate * centred + middle * secant * (2 * middle * centred).mean(dims, keepdim=True)
+    value, total = centred.detach(), deviation + deviation0
+    change = ((value + centred0) * centred).mean(dims, keepdim=True)
+    return 2 * centred / total - (value / deviation + centred0 / deviation0) * change / total.square()
 
 
 def _softmax(x: Value, x0: Reference, dim: int) -> Value:

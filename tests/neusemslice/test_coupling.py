@@ -299,6 +299,28 @@ def test_half_precision_is_proven_in_single() -> None:
     assert result.report.max_relative_difference < 1e-5
 
 
+def test_deeplift_is_complete_where_norms_see_nothing_but_zeros() -> None:
+    """Without biases the baseline of every norm is constant, its deviation sqrt(eps): nothing may cancel there."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linears = nn.ModuleList(nn.Linear(12, 12, bias=False) for _ in range(6))
+            self.norms = nn.ModuleList(nn.LayerNorm(12) for _ in range(6))
+            self.hidden, self.out = nn.Linear(12, 20), nn.Linear(20, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for linear, norm in zip(self.linears, self.norms, strict=True):
+                x = torch.nn.functional.gelu(norm(linear(x)))
+            return self.out(torch.relu(self.hidden(x)))
+
+    torch.manual_seed(0)
+    inputs = torch.randn(6, 12)
+    model = trace(randomised(Normed()), inputs)
+    for cut in range(len(model.graph_module.graph.nodes) - 2):
+        assert completeness_error(model, inputs, torch.arange(6) % 3, cut) < 1e-5
+
+
 def test_one_output_is_a_category() -> None:
     model = trace(randomised(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1))), torch.zeros(1, 4))
     assert model.categories == 1

@@ -170,3 +170,11 @@ def test_an_immense_layer_costs_no_memory() -> None:
 def test_the_caller_s_default_device_is_left_alone() -> None:
     build_layer({"type": "Linear", "kwargs": {"in_features": 1, "out_features": 1}}, "layer")
     assert torch.empty(1).device.type == "cpu"
+
+
+def test_whole_numbers_beyond_64_bits_are_real_numbers() -> None:
+    assert (
+        build_layer({"type": "Hardtanh", "kwargs": {"min_val": -(10**30), "max_val": 10**30}}, "layer").max_val == 1e30
+    )
+    with pytest.raises(ArchitectureError, match="a finite number"):
+        build_layer({"type": "Affine", "kwargs": {"factor": 10**400}}, "layer")

@@ -41,12 +41,13 @@ class TestSubmit:
         ("change", "pointer", "words"),
         [
             ({"slicing": {"metric": "magic"}}, "/slicing/metric", "'taylor'"),
-            ({"slicing": {"strategy": "global", "threshold": 0.9}}, "/slicing", "fraction"),
+            ({"slicing": {"strategy": "global", "threshold": 0.9}}, "/slicing/threshold", "strategy='global'"),
             ({"slicing": {"threshold": 1.5}}, "/slicing/threshold", "less than or equal to 1"),
-            ({"slicing": {"fraction": 0.5}}, "/slicing", "threshold"),
+            ({"slicing": {"fraction": 0.5}}, "/slicing/fraction", "strategy='semantic'"),
             ({"slicing": {"target_compression": 1}}, "/slicing/target_compression", "less than 1"),
-            ({"slicing": {"threshold": 0.9, "max_accuracy_drop": 0.1}}, "/slicing", "contradict"),
-            ({"slicing": {"strategy": "global", "increment": 2}}, "/slicing", "increment"),
+            ({"slicing": {"threshold": 0.9, "max_accuracy_drop": 0.1}}, "/slicing/max_accuracy_drop", "contradict"),
+            ({"slicing": {"strategy": "global", "increment": 2}}, "/slicing/increment", "increment"),
+            ({"slicing": {"strategy": "deeparc", "metric": "avg"}}, "/slicing/metric", "drops whole layers"),
             ({"sweep": [0]}, "/sweep/0", "greater than 0"),
             ({"thresold": 0.9}, "/thresold", "Extra inputs"),
             ({"kind": "magic"}, "", "slice"),
@@ -69,8 +70,8 @@ class TestSubmit:
     @pytest.mark.parametrize(
         ("body", "words"),
         [
-            ({}, "exactly one of slice_id"),
-            ({"slice_id": "art_" + "0" * 26, "slicing": {}}, "exactly one of slice_id"),
+            ({}, "neither of them given"),
+            ({"slice_id": "art_" + "0" * 26, "slicing": {}}, "both given"),
             ({"slicing": {}, "dataset_id": None}, "slicing needs dataset_id"),
             ({"slicing": {}, "cut": 0.9}, "cut re-cuts a stored slice"),
         ],
