@@ -20,8 +20,8 @@ CASES = (
     ("VGG16-CIFAR10", "taylor", 2_000, 32),
     ("VGG16-CIFAR10", "taylor", 20_000, 32),
     ("VGG16-CIFAR10", "deeplift", 2_000, 32),
-    ("ResNet-101", "taylor", 200, 224),
-    ("ResNet-101", "deeplift", 200, 224),
+    ("ResNet-101", "taylor", 100, 224),
+    ("ResNet-101", "deeplift", 100, 224),
 )
 NETWORKS = {"VGG16-CIFAR10": vgg16_cifar10, "ResNet-101": resnet101}
 
