@@ -1,5 +1,7 @@
 """All benchmarks that need no files of one's own: `python -m benchmarks`."""
 
-from benchmarks import cka
+from benchmarks import cka, deeplift, memory, slicing
 
-cka.main()
+for benchmark in (cka, deeplift, slicing, memory):
+    print(f"\n## {benchmark.__name__}\n", flush=True)
+    benchmark.main()
