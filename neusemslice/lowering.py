@@ -245,10 +245,10 @@ class _Lowering:
                 hint="The first dimension has to be the batch, from the input to the output.",
             )
         for source in sources:
-            if source.op == "get_attr":
+            if source.op == "get_attr" or source.name in self.observed.own:
                 raise UnsupportedModelError(
-                    f"{source.target!r} is used by forward itself as an input of {path!r}.",
-                    node=str(source.target),
+                    f"{describe(source)!r}, a tensor of the network's own, is an input of {path!r}.",
+                    node=path,
                     hint="Parameters belong into layers (nn.Linear, nn.BatchNorm2d, ...).",
                 )
         if path not in self.layers:

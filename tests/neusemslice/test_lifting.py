@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neusemslice import load_checkpoint, restructure, trace
 from neusemslice.errors import UnsupportedModelError
-from neusemslice.graph_layers import Prepend, Scale, Shift
+from neusemslice.graph_layers import Add, Prepend, Scale, Shift
 from neusemslice.masking import mask_neurons
 from tests.neusemslice.networks import randomised
 from tests.neusemslice.test_restructuring import random_keep
@@ -313,3 +313,19 @@ def test_what_a_network_gives_is_one_tensor(
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         trace(build(), torch.zeros(shape))
     assert caught.value.node == node
+
+
+class OwnTensorIntoLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.add, self.out = nn.Linear(4, 6), Add(), nn.Linear(6, 3)
+        self.own = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.add(self.first(x), self.own * 2))
+
+
+def test_own_tensors_are_no_inputs_of_layers() -> None:
+    with pytest.raises(UnsupportedModelError, match="own, is an input of 'add'") as caught:
+        trace(OwnTensorIntoLayer(), torch.zeros(1, 4))
+    assert caught.value.node == "add"
