@@ -111,7 +111,7 @@ class ComparisonConfig:
                 field = "deeparc_thresholds" if strategy == "deeparc" else f"{cut_field(strategy)}s"
                 raise ConfigError(
                     f"There are no {field}, but strategy {strategy!r} is cut by them.",
-                    field=field,
+                    field=field if strategy == "deeparc" else "fractions" if self.fractions else "thresholds",
                     hint=f"Give {field}, or (but for deeparc) compressions instead, or leave the strategy out.",
                 )
             for cut in self.cuts(strategy):

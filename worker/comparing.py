@@ -40,6 +40,6 @@ def run_compare(assignment: Assignment[CompareSpec]) -> dict[str, Any]:
         "evaluated_on": split,
         "summary": summary(found),
         "accuracy_before": found.models[0].accuracy,
-        **{name: values[name] for name in ("common_range", "areas", "left_out", "winners")},
+        **{name: values[name] for name in ("common_range", "areas", "left_out", "winners", "ties")},
     }
     return {"result": result, "outputs": [{"name": name} for name in OUTPUTS]}

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         return 0
     except Exception as error:
         traceback.print_exc()
-        outcome = {"error": describe(error)}
+        outcome = {"error": describe(error, order.spec.get("kind", ""), order.limits.memory_bytes)}
     write_outcome(root, outcome)
     return 0
 
@@ -52,13 +52,12 @@ def set_limits(*, memory_bytes: int, file_bytes: int) -> None:
         resource.setrlimit(limit, (bounded, bounded))
 
 
-def describe(error: Exception) -> dict[str, Any]:
-    """The job's error object."""
-    from app.jobs.problems import internal_error, problem
+def describe(error: Exception, kind: str, memory_bytes: int) -> dict[str, Any]:
+    """The error object of a job of this kind, which may use so much memory."""
+    from app.jobs.problems import internal_error, out_of_memory, problem
 
     if is_out_of_memory(error):
-        hint = "Lower batch_size or samples_per_category, or use a smaller network or input, then retry."
-        return problem("out_of_memory", "The job needed more memory than it may use.", hint=hint, retryable=True)
+        return out_of_memory(kind, memory_bytes)
     if isinstance(error, NeuSemSliceError):
         described = problem(error.code, error.message, hint=error.hint)
         place = {name: value for name in ("node", "where", "field") if (value := getattr(error, name, ""))}
@@ -66,9 +65,14 @@ def describe(error: Exception) -> dict[str, Any]:
     return internal_error(error)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Python's, torch's on the CPU, and torch's on a GPU."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's, torch's on the CPU, and torch's on a GPU; or another error that came of one of these."""
+    words = ("out of memory", "can't allocate memory")
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    ):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
 def versions() -> dict[str, str]:

@@ -199,7 +199,7 @@ class Supervisor:
         reason = f"was killed by {Signals(-code).name}" if code < 0 else f"ended without an outcome (exit code {code})"
         log.error("job.process_died", reason=reason, output=workspace.log_tail())
         if held.is_last_attempt:
-            self._commit(lambda session: completion.fail(session, held, child_died(reason, held.attempt)))
+            self._commit(lambda session: completion.fail(session, held, child_died(held.kind, reason, held.attempt)))
         else:
             self._commit(lambda session: leases.give_back(session, held, reason="process_died", refund=False))
 

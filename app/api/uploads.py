@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Form, Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
 
 from app.api.context import RequestContext
 from app.api.problems import explain
@@ -21,6 +22,9 @@ MetadataForm = Annotated[str | None, Form(description="JSON object of your own: 
 
 DEPTH_MAX = 20
 FIELDS_MAX = 4
+FIELD_BYTES_MAX = 1024**2
+TOO_LONG = "Part exceeded maximum size"
+"""How Starlette's complaint about a longer text field begins."""
 
 _METADATA: TypeAdapter[dict[str, str]] = TypeAdapter(Metadata)
 
@@ -89,7 +93,7 @@ class UploadRequest(Request):
 
     def form(self, **_: Any) -> Any:
         """See Request.form."""
-        return super().form(max_files=1, max_fields=FIELDS_MAX)
+        return super().form(max_files=1, max_fields=FIELDS_MAX, max_part_size=FIELD_BYTES_MAX)
 
 
 class UploadRoute(APIRoute):
@@ -100,6 +104,16 @@ class UploadRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:
-            return await handle(UploadRequest(request.scope, request.receive))
+            try:
+                return await handle(UploadRequest(request.scope, request.receive))
+            except HTTPException as error:
+                if not error.detail.startswith(TOO_LONG):
+                    raise
+                detail = f"a text field of the form has more than {FIELD_BYTES_MAX} bytes"
+                raise InvalidInputError(
+                    f"The spec is too long: {detail}, and no other text field needs so many.",
+                    errors=[FieldError("/spec", detail)],
+                    hint="Write it without whitespace and without what is default anyway, or describe fewer nodes.",
+                ) from error
 
         return bounded

@@ -4,6 +4,13 @@ from app.db import JsonObject
 
 TYPE_BASE = "urn:neusemslice:problem:"
 
+_FEWER = "Lower batch_size or samples_per_category, or use a smaller network or input, then retry."
+_SMALLER = {
+    "inspect_model": "Upload a network with smaller layers or a smaller input_shape, or ask the operator to raise "
+    "NEUSEMSLICE_JOB_MEMORY_BYTES.",
+    "inspect_dataset": "Upload smaller or fewer samples, or ask the operator to raise NEUSEMSLICE_JOB_MEMORY_BYTES.",
+}
+"""What to do where memory ran out; an upload cannot be inspected again."""
 _OR_ASK = "or ask the operator to raise NEUSEMSLICE_INSPECTION_TIMEOUT_S."
 _TIMED_OUT = {
     "inspect_model": (
@@ -52,14 +59,25 @@ def worker_lost(attempt: int) -> JsonObject:
     )
 
 
-def child_died(reason: str, attempt: int) -> JsonObject:
+def child_died(kind: str, reason: str, attempt: int) -> JsonObject:
     """The job's own process died, and no attempt is left."""
     return problem(
         "process_died",
         f"The job's process {reason} in attempt {attempt}, and no attempt is left.",
-        hint="It may need more memory than the worker grants: lower batch_size or samples_per_category, then retry.",
-        retryable=True,
+        hint=f"It may need more memory than the worker grants. {_SMALLER.get(kind, _FEWER)}",
+        retryable=kind not in _SMALLER,
     )
+
+
+def out_of_memory(kind: str, limit_bytes: int) -> JsonObject:
+    """The job's process may not have as much memory as it needs."""
+    what = {"inspect_model": "The network", "inspect_dataset": "The dataset"}.get(kind)
+    limit = f"{limit_bytes / 1024**3:.3g} GiB"
+    if what is None:
+        detail = f"The job needs more memory than the {limit} that it may use, or than the GPU has."
+    else:
+        detail = f"{what} is too large for the {limit} of memory that an inspection may use."
+    return problem("out_of_memory", detail, hint=_SMALLER.get(kind, _FEWER), retryable=kind not in _SMALLER)
 
 
 def timed_out(kind: str, stage: str, limit_s: float) -> JsonObject:

@@ -8,7 +8,7 @@ from neusemslice.comparison.layerwise import describe
 from neusemslice.comparison.page import figure, folded, page, paragraph, table
 from neusemslice.comparison.pilot_report import pilot_section
 from neusemslice.comparison.results import COLUMNS, Comparison
-from neusemslice.comparison.statistics import NEAR, Area, PairedTest, value_at
+from neusemslice.comparison.statistics import NEAR, TIE, Area, PairedTest, at_the_top, value_at
 from neusemslice.config import cut_field
 
 _SIGNIFICANT = 0.05
@@ -41,29 +41,33 @@ def summary(comparison: Comparison) -> str:
     if comparison.is_tied:
         return f"It is a tie: every strategy keeps {percent(comparison.areas[0].mean)} on average.{left_out}"
     wins: dict[str, list[str]] = {}
-    for metric, strategy in comparison.winners.items():
-        wins.setdefault(strategy, []).append(metric)
+    for metric, strategies in comparison.leaders.items():
+        who = strategies[0] if len(strategies) == 1 else f"{_listed(list(strategies))} (a tie)"
+        wins.setdefault(who, []).append(metric)
     low, high = comparison.common_range
     every = f"with every metric ({_listed(list(comparison.winners))})"
     clauses = (
-        f"{strategy} {every if metrics == list(comparison.winners) else f'with {_listed(metrics)}'}"
-        for strategy, metrics in wins.items()
+        f"{who} {every if metrics == list(comparison.winners) else f'with {_listed(metrics)}'}"
+        for who, metrics in wins.items()
     )
-    best = max(comparison.areas, key=lambda area: area.mean)
+    best = at_the_top(comparison.areas)
+    named = f"is {_named(best[0])}" if len(best) == 1 else f"are {_listed(list(map(_named, best)))}, in a tie"
     return (
         f"Averaged over compressions from {percent(low, 0)} to {percent(high, 0)}, the most accuracy is kept by "
-        f"{'; by '.join(clauses)}. Best of all is {_named(best)}: {percent(best.mean)}{_against_control(comparison)}"
-        f"{left_out}"
+        f"{'; by '.join(clauses)}. Best of all {named}: {percent(best[0].mean)}{_against_control(comparison)}{left_out}"
     )
 
 
 def _against_control(comparison: Comparison) -> str:
-    """The end of the summary: what a random choice keeps, and what is worse than it."""
+    """The end of the summary: what a random choice keeps, and what is no better than it."""
     control = next((area for area in comparison.areas if area.strategy == "random"), None)
     if control is None:
         return "."
-    words = f", against {percent(control.mean)} of a random choice of neurons."
-    worse = [_named(area) for area in comparison.areas if area.mean < control.mean]
+    wins = control in at_the_top(comparison.areas)
+    words = "." if wins else f", against {percent(control.mean)} of a random choice of neurons."
+    equal = [_named(area) for area in comparison.areas if area != control and abs(area.mean - control.mean) <= TIE]
+    worse = [_named(area) for area in comparison.areas if control.mean - area.mean > TIE]
+    words += f" As good as the random choice, no better: {_listed(equal)}." if equal else ""
     return f"{words} Worse than the random choice: {_listed(worse)}." if worse else words
 
 
@@ -194,7 +198,11 @@ def _areas(comparison: Comparison) -> str:
         if strategy not in comparison.left_out
     ]
     names = [row[0] for row in rows]
-    best = {(names.index(comparison.winners[metric]), column) for column, metric in enumerate(metrics, start=1)}
+    best = {
+        (names.index(strategy), column)
+        for column, metric in enumerate(metrics, start=1)
+        for strategy in comparison.leaders[metric]
+    }
     low, high = comparison.common_range
     words = (
         f"The area under each curve divided by the range that all curves cover, {percent(low)} to {percent(high)} of "
@@ -211,7 +219,7 @@ def _equal_compression(comparison: Comparison) -> str:
         for strategy in comparison.config.strategies:
             curves = [c for c in comparison.curves if c.strategy == strategy and c.metric in (metric, None)]
             values.append([_mean_at(comparison, curves, x) for x in wanted])
-        best = {(row, column + 1) for column in range(len(wanted)) if (row := _highest(values, column)) is not None}
+        best = {(row, column + 1) for column in range(len(wanted)) for row in _highest(values, column)}
         rows = [
             [strategy, *(percent(value, 2) for value in row)]
             for strategy, row in zip(comparison.config.strategies, values, strict=True)
@@ -229,10 +237,10 @@ def _equal_compression(comparison: Comparison) -> str:
     return f"<h2>Accuracy at equal compression</h2>{paragraph(words)}{''.join(tables)}{measured}"
 
 
-def _highest(values: list[list[float | None]], column: int) -> int | None:
-    """The row with the largest value of a column, None if it has no values."""
+def _highest(values: list[list[float | None]], column: int) -> list[int]:
+    """The rows with the largest value of a column; several if they are equal, none if it has no values."""
     present = {row: value for row, cells in enumerate(values) if (value := cells[column]) is not None}
-    return max(present, key=lambda row: present[row]) if present else None
+    return [row for row, value in present.items() if max(present.values()) - value <= TIE]
 
 
 def _tests(comparison: Comparison) -> str:

@@ -11,16 +11,12 @@ from typing import Any
 from neusemslice.comparison.curves import AccuracyCurve
 from neusemslice.comparison.layerwise import is_comparable
 from neusemslice.comparison.pilot import PilotStudy
-from neusemslice.comparison.statistics import Area, PairedTest, area_under, paired_tests
+from neusemslice.comparison.statistics import Area, PairedTest, area_under, at_the_top, paired_tests
 from neusemslice.comparison_config import ComparisonConfig
 
 COLUMNS = ("model", "strategy", "metric", "cut", "compression_rate", "parameters", "flops", "accuracy")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a spreadsheet calculates."""
-
-
-TIE = 1e-9
-"""Areas that differ by no more are equal."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +81,27 @@ class Comparison:
 
     @cached_property
     def winners(self) -> dict[str, str]:
-        """For each metric the strategy of the largest mean area; the first named, of equals."""
-        if not self.areas:
-            return {}
-        means = {metric: {n: a.mean for n, a in self.areas_with(metric).items()} for metric in self.config.metrics}
-        return {metric: max(found, key=found.__getitem__) for metric, found in means.items()}
+        """For each metric the strategy of the largest mean area; the first named, of equals (see `ties`)."""
+        return {metric: strategies[0] for metric, strategies in self.leaders.items()}
+
+    @cached_property
+    def leaders(self) -> dict[str, tuple[str, ...]]:
+        """For each metric the strategies of the largest mean area: one, or several if they are equal up to rounding."""
+        return {
+            metric: tuple(area.strategy for area in at_the_top(self.areas_with(metric).values()))
+            for metric in self.config.metrics
+            if self.areas
+        }
+
+    @property
+    def ties(self) -> dict[str, tuple[str, ...]]:
+        """The metrics with several leaders, whose winner is only the first that was named."""
+        return {metric: strategies for metric, strategies in self.leaders.items() if len(strategies) > 1}
 
     @property
     def is_tied(self) -> bool:
-        """Whether all areas are equal, up to rounding: then the winners are only the first that were named."""
-        means = [area.mean for area in self.areas]
-        return len(means) > 1 and max(means) - min(means) <= TIE
+        """Whether all areas are equal, up to rounding."""
+        return len(self.areas) > 1 and at_the_top(self.areas) == self.areas
 
     @cached_property
     def tests(self) -> tuple[PairedTest, ...]:
@@ -118,6 +124,7 @@ class Comparison:
             "left_out": self.left_out,
             "areas": [asdict(area) | {"mean": area.mean} for area in self.areas],
             "winners": self.winners,
+            "ties": self.ties,
             "tests": [asdict(test) for test in self.tests],
             "pilot": [asdict(study) for study in self.pilot],
         }

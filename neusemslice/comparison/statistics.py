@@ -2,13 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+TIE = 1e-9
+"""Areas that differ by no more are equal."""
 NEAR = 0.005
 """A curve cut this near to a compression counts as cut there."""
 
@@ -29,6 +31,13 @@ class Area:
     def mean(self) -> float:
         """Over the models."""
         return sum(self.per_model) / len(self.per_model)
+
+
+def at_the_top(areas: Iterable[Area]) -> tuple[Area, ...]:
+    """Those of the largest mean, which is one or more that are equal up to rounding; none of none."""
+    areas = tuple(areas)
+    best = max((area.mean for area in areas), default=0.0)
+    return tuple(area for area in areas if best - area.mean <= TIE)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def test_areas_winners_and_tests_fit_the_points(compared: Comparison) -> None:
     for metric in ("avg", "taylor"):
         areas = compared.areas_with(metric)
         assert set(areas) == set(CONFIG.strategies)
-        assert areas[compared.winners[metric]].mean == max(area.mean for area in areas.values())
+        assert areas[compared.winners[metric]].mean == pytest.approx(
+            max(area.mean for area in areas.values()), abs=1e-9
+        )
     assert len(compared.tests) == 2 * 6
     for test in compared.tests:
         areas = compared.areas_with(test.metric)
@@ -118,6 +120,49 @@ def test_equal_areas_are_a_tie(compared: Comparison) -> None:
     tied = replace(compared, curves=tuple(replace(curve, points=same[curve.model]) for curve in compared.curves))
     assert tied.is_tied
     assert summary(tied).startswith("It is a tie: every strategy keeps")
+
+
+def by_hand(accuracies: dict[tuple[str, str | None], float]) -> Comparison:
+    """One model, cut once in half by each strategy and metric, at these accuracies."""
+    strategies = tuple(dict.fromkeys(strategy for strategy, _ in accuracies))
+    config = ComparisonConfig(strategies=strategies, metrics=("avg", "taylor"), compressions=(0.5,), pilot=False)
+    curves = (
+        AccuracyCurve("m", strategy, metric, (Point(0.5, 0.5, 50, 50, accuracy, ()),))
+        for (strategy, metric), accuracy in accuracies.items()
+    )
+    return Comparison(config, ("a", "b"), "test", (ComparedModel("m", 100, 100, 0.9, ()),), tuple(curves), ())
+
+
+def test_a_tie_of_some_is_told_from_a_win() -> None:
+    found = by_hand(
+        {
+            ("semantic", "avg"): 0.7,
+            ("semantic", "taylor"): 0.8,
+            ("global", "avg"): 0.7 + 1e-10,
+            ("global", "taylor"): 0.5,
+            ("random", None): 0.5 + 1e-10,
+        }
+    )
+    assert found.leaders == {"avg": ("semantic", "global"), "taylor": ("semantic",)}
+    assert found.ties == {"avg": ("semantic", "global")}
+    assert found.to_dict()["ties"] == {"avg": ["semantic", "global"]}
+    assert not found.is_tied
+    words = summary(found)
+    assert "kept by semantic and global (a tie) with avg; by semantic with taylor. " in words
+    assert "Best of all is semantic with taylor: 85.0" in words
+    assert "As good as the random choice, no better: global with taylor." in words
+    assert "Worse than the random choice" not in words
+    assert to_html(found).count('class="best"') >= 4
+
+
+def test_a_tie_with_the_random_choice_is_no_win() -> None:
+    found = by_hand({("semantic", "avg"): 0.7, ("semantic", "taylor"): 0.6, ("random", None): 0.7})
+    words = summary(found)
+    assert "kept by semantic and random (a tie) with avg; by random with taylor. " in words
+    assert "Best of all are semantic with avg and random, in a tie: 80.0" in words
+    assert "As good as the random choice, no better: semantic with avg." in words
+    assert words.endswith("Worse than the random choice: semantic with taylor.")
+    assert "against" not in words
 
 
 def test_given_cuts_are_used(models: dict[str, SliceableModel]) -> None:

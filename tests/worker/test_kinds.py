@@ -14,7 +14,7 @@ from torch import nn
 from neusemslice import ModelSlice, SlicingConfig, load_checkpoint, slice_model, trace
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import import_dataset
-from neusemslice.errors import ConfigError
+from neusemslice.errors import ConfigError, DatasetError
 from neusemslice.restructuring import parameters_after
 from tests.neusemslice.graphs import Residual
 from worker.kinds import carry_out
@@ -87,6 +87,17 @@ def test_accuracy_is_held_on_a_part_of_the_train_split(root: Path) -> None:
     outcome = work(root, {"kind": "slice", **IDS, "slicing": slicing, "limit_per_category": 20})
     assert ModelSlice.load(root / "outputs" / "slice.safetensors").config.max_accuracy_drop == 0.2
     assert outcome["result"]["at_cut"]["compression_rate"] > 0
+
+
+def test_too_few_samples_beside_those_held_out_are_refused_with_the_reason(root: Path) -> None:
+    inputs, labels = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32), np.arange(8) % 2
+    np.savez(root / "few.npz", x_train=inputs, y_train=labels)
+    import_dataset(root / "few.npz", root / "few_dataset")
+    (root / "dataset").unlink()
+    (root / "few_dataset").rename(root / "dataset")
+    with pytest.raises(DatasetError, match=r"there are 3\. A tenth .* is held out to measure max_accuracy_drop"):
+        work(root, {"kind": "slice", **IDS, "slicing": {"metric": "avg", "max_accuracy_drop": 0.2}})
+    assert "result" in work(root, {"kind": "slice", **IDS, "slicing": {"metric": "avg"}})
 
 
 def test_layers_that_deeparc_takes_out_are_sewn_over(root: Path) -> None:

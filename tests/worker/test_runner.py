@@ -27,7 +27,7 @@ from worker.runner import describe, versions
     ],
 )
 def test_a_typed_error_keeps_its_place(error: Exception, code: str, place: tuple[str, str]) -> None:
-    described = describe(error)
+    described = describe(error, "slice", 2**30)
     assert described["code"] == code
     assert described[place[0]] == place[1]
     assert described["retryable"] is False
@@ -42,13 +42,29 @@ def test_a_typed_error_keeps_its_place(error: Exception, code: str, place: tuple
     ],
 )
 def test_running_out_of_memory_has_a_name_and_a_remedy(error: Exception) -> None:
-    described = describe(error)
+    described = describe(error, "slice", 2**30)
     assert (described["code"], described["retryable"]) == ("out_of_memory", True)
     assert "batch_size" in described["hint"]
 
 
+@pytest.mark.parametrize(("kind", "noun"), [("inspect_model", "network"), ("inspect_dataset", "dataset")])
+def test_an_upload_that_does_not_fit_the_memory_is_too_large(kind: str, noun: str) -> None:
+    error = UnsupportedModelError("cannot be run: DefaultCPUAllocator: can't allocate memory.", node="conv")
+    error.__cause__ = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+    described = describe(error, kind, 3 * 2**29)
+    assert (described["code"], described["retryable"]) == ("out_of_memory", False)
+    assert described["detail"] == f"The {noun} is too large for the 1.5 GiB of memory that an inspection may use."
+    assert "NEUSEMSLICE_JOB_MEMORY_BYTES" in described["hint"]
+    assert "node" not in described
+
+
+def test_words_about_memory_in_a_refusal_are_not_mistaken() -> None:
+    error = UnsupportedModelError("The layer 'out of memory' is unknown.", node="out of memory")
+    assert describe(error, "inspect_model", 2**30)["code"] == "unsupported_model"
+
+
 def test_an_unforeseen_error_does_not_show_its_text() -> None:
-    described = describe(KeyError("/secret/path"))
+    described = describe(KeyError("/secret/path"), "slice", 2**30)
     assert described["code"] == "internal_error"
     assert "secret" not in str(described)
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from app.api import uploads
 from app.artifacts.store import Blob
 from app.jobs import completion, leases
 from app.jobs.completion import Output
@@ -52,6 +53,22 @@ class TestUpload:
         answer = upload(client, spec)
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["pointer"] == pointer
+
+    @pytest.mark.parametrize("spec", ["not json", '{"kwargs": ' + "[" * 5000 + "]" * 5000 + "}"])
+    def test_a_spec_that_cannot_be_read_comes_with_a_hint(self, client: httpx.Client, spec: str) -> None:
+        problem = upload(client, spec).json()
+        assert problem["errors"][0]["pointer"] == "/spec"
+        assert "nested less than a hundred deep" in problem["hint"]
+
+    def test_a_spec_over_the_limit_is_named_with_the_limit(
+        self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(uploads, "FIELD_BYTES_MAX", 1000)
+        answer = upload(client, SPEC + " " * 1000)
+        problem = answer.json()
+        assert (answer.status_code, problem["errors"][0]["pointer"]) == (422, "/spec")
+        assert "more than 1000 bytes" in problem["detail"]
+        assert "fewer nodes" in problem["hint"]
 
     def test_an_empty_file_is_a_422(self, client: httpx.Client) -> None:
         answer = upload(client, content=b"")

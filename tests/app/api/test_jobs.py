@@ -48,6 +48,9 @@ class TestSubmit:
             ({"slicing": {"threshold": 0.9, "max_accuracy_drop": 0.1}}, "/slicing/max_accuracy_drop", "contradict"),
             ({"slicing": {"strategy": "global", "increment": 2}}, "/slicing/increment", "increment"),
             ({"slicing": {"strategy": "deeparc", "metric": "avg"}}, "/slicing/metric", "drops whole layers"),
+            ({"slicing": {"strategy": "deeparc", "target_compression": 0.5}}, "/slicing/target_compression", "deeparc"),
+            ({"metadata": {"a~/b": 1}}, "/metadata/a~0~1b", "valid string"),
+            ({"a\x00": 1}, r"/a\u0000", "Extra inputs"),
             ({"sweep": [0]}, "/sweep/0", "greater than 0"),
             ({"thresold": 0.9}, "/thresold", "Extra inputs"),
             ({"kind": "magic"}, "", "slice"),
@@ -66,22 +69,44 @@ class TestSubmit:
         assert answer.headers["content-type"] == "application/problem+json"
         assert problem["errors"][0]["pointer"] == pointer
         assert words in problem["errors"][0]["detail"]
+        assert "\x00" not in problem["detail"]
+        assert "Value error" not in problem["detail"]
+
+    def test_a_refusal_by_the_library_comes_with_its_own_hint(self, client: httpx.Client, job: Job) -> None:
+        problem = client.post("/v1/jobs", json=job | {"slicing": {"fraction": 0.5}}).json()
+        assert problem["detail"] == "/slicing/fraction: fraction is no parameter of strategy='semantic'."
+        assert problem["hint"] == "Give threshold instead."
 
     @pytest.mark.parametrize(
-        ("body", "words"),
+        ("body", "pointer", "words"),
         [
-            ({}, "neither of them given"),
-            ({"slice_id": "art_" + "0" * 26, "slicing": {}}, "both given"),
-            ({"slicing": {}, "dataset_id": None}, "slicing needs dataset_id"),
-            ({"slicing": {}, "cut": 0.9}, "cut re-cuts a stored slice"),
+            ({}, "/slice_id", "neither of them given"),
+            ({"slice_id": "art_" + "0" * 26, "slicing": {}}, "/slice_id", "both given"),
+            ({"slicing": {}, "dataset_id": None}, "/dataset_id", "slicing needs dataset_id"),
+            ({"slicing": {}, "cut": 0.9}, "/cut", "cut re-cuts a stored slice"),
+            ({"slicing": {"strategy": "deeparc"}, "branches": "scatter"}, "/branches", "drops whole layers"),
         ],
     )
     def test_contradictory_restructure_parameters_are_a_422(
-        self, client: httpx.Client, job: Job, body: Job, words: str
+        self, client: httpx.Client, job: Job, body: Job, pointer: str, words: str
     ) -> None:
         answer = client.post("/v1/jobs", json=job | {"kind": "restructure"} | body)
+        problem = answer.json()
         assert answer.status_code == 422
-        assert words in answer.json()["detail"]
+        assert problem["errors"][0]["pointer"] == pointer
+        assert words in problem["detail"]
+        assert problem["hint"].startswith(("Give", "Set", "Leave"))
+
+    @pytest.mark.parametrize("kind", ["slice", "restructure", "compare"])
+    def test_a_config_as_the_service_shows_it_can_be_sent_again(
+        self, client: httpx.Client, job: Job, kind: str
+    ) -> None:
+        """Defaults that have no effect are no offence."""
+        if kind != "compare":
+            job |= {"slicing": {"strategy": "deeparc"}}
+        shown = client.post("/v1/jobs", json=job | {"kind": kind}).json()
+        again = client.post("/v1/jobs", json={"kind": kind, **shown["config"]})
+        assert (again.status_code, again.json()["config"]) == (202, shown["config"])
 
     def test_a_comparison_shows_what_it_will_do(self, client: httpx.Client, job: Job) -> None:
         answer = client.post("/v1/jobs", json=job | {"kind": "compare", "thresholds": [0.9], "fractions": [0.5]})
@@ -92,31 +117,44 @@ class TestSubmit:
         assert client.get("/v1/jobs?kind=compare").json()["data"][0]["id"] == answer.json()["id"]
 
     @pytest.mark.parametrize(
-        ("change", "words"),
+        ("change", "pointer", "words"),
         [
-            ({"strategies": []}, "strategies"),
-            ({"strategies": ["deeparc"], "deeparc_thresholds": []}, "no deeparc_thresholds"),
-            ({"metrics": ["avg", "avg"]}, "twice"),
-            ({"metrics": ["magic"]}, "'taylor'"),
-            ({"compressions": [1]}, "less than 1"),
-            ({"compressions": [0.5], "fractions": [0.5]}, "compressions and cuts"),
-            ({"thresholds": [0.9]}, "no fractions"),
-            ({"compressions": [number / 40 for number in range(1, 40)]}, "624 networks to evaluate"),
-            ({"slicing": {}}, "Extra inputs"),
+            ({"strategies": []}, "/strategies", "at least one is needed"),
+            ({"strategies": ["deeparc"], "deeparc_thresholds": []}, "/deeparc_thresholds", "no deeparc_thresholds"),
+            ({"strategies": ["random"], "thresholds": [0.5], "fractions": [0.5]}, "/thresholds", "['random']"),
+            ({"deeparc_thresholds": [0.5]}, "/deeparc_thresholds", "is cut by them"),
+            ({"metrics": ["avg", "avg"]}, "/metrics", "'avg' is named twice"),
+            ({"metrics": ["magic"]}, "/metrics/0", "'taylor'"),
+            ({"compressions": [1]}, "/compressions/0", "less than 1"),
+            ({"compressions": [0.1, 0.1]}, "/compressions", "names 0.1 twice"),
+            ({"compressions": [0.5], "fractions": [0.5]}, "/compressions", "compressions and cuts"),
+            ({"thresholds": [0.9]}, "/thresholds", "no fractions"),
+            ({"fractions": [0.9]}, "/fractions", "no thresholds"),
+            ({"compressions": [number / 40 for number in range(1, 40)]}, "/compressions", "624 networks to evaluate"),
+            ({"slicing": {}}, "/slicing", "Extra inputs"),
         ],
     )
     def test_a_comparison_that_cannot_be_made_is_a_422(
-        self, client: httpx.Client, job: Job, change: Job, words: str
+        self, client: httpx.Client, job: Job, change: Job, pointer: str, words: str
     ) -> None:
         answer = client.post("/v1/jobs", json=job | {"kind": "compare"} | change)
         assert answer.status_code == 422
-        assert words in answer.json()["detail"] + str(answer.json()["errors"])
+        assert answer.json()["errors"][0]["pointer"] == pointer
+        assert words in answer.json()["errors"][0]["detail"]
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"kind": {}}'])
     def test_what_is_no_job_at_all_is_a_422(self, client: httpx.Client, body: bytes) -> None:
         answer = client.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 422
         assert answer.json()["code"] == "invalid_input"
+
+    @pytest.mark.parametrize(
+        "body", ["{", '{"sweep": ' + "[" * 5000 + "]" * 5000 + "}", '{"seed": 1' + "0" * 5000 + "}"]
+    )
+    def test_a_body_that_cannot_be_read_comes_with_a_hint(self, client: httpx.Client, body: str) -> None:
+        answer = client.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 422)
+        assert "nested less than a hundred deep" in answer.json()["hint"]
 
     def test_an_unknown_model_is_a_404(self, client: httpx.Client, job: Job) -> None:
         answer = client.post("/v1/jobs", json=job | {"model_id": "mdl_" + "0" * 26})
