@@ -11,6 +11,7 @@ NeuSemSliceError
 ├── CheckpointError         a produced file (checkpoint, slice) cannot be read back
 ├── SliceMismatchError      a slice belongs to another model
 ├── RestructureError        the smaller network failed its equality proof
+├── DivergedError           a training's loss became NaN or infinite
 └── StoppedError            the caller's should_stop() asked to stop
 """
 
@@ -99,6 +100,16 @@ class RestructureError(NeuSemSliceError):
     """The smaller network does not compute what the masked one computes."""
 
     code = "restructure_failed"
+
+
+class DivergedError(NeuSemSliceError):
+    """A training's loss became NaN or infinite; the network is as it was after epoch `last_good` (0: as it came)."""
+
+    code = "training_diverged"
+
+    def __init__(self, message: str, *, last_good: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.last_good = last_good
 
 
 class StoppedError(NeuSemSliceError):

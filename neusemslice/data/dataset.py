@@ -34,8 +34,11 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Float32[Tensor, "batch ..."], Int64[Tensor, " batch"]]]:
         for first in range(0, len(self.rows), self.batch_size):
             rows = self.rows[first : first + self.batch_size]
-            inputs = torch.from_numpy(np.asarray(self.inputs[rows])).to(torch.float32)
-            yield self._normalise(inputs), torch.from_numpy(np.asarray(self.labels[rows]))
+            yield self.read(rows), torch.from_numpy(np.asarray(self.labels[rows]))
+
+    def read(self, rows: NDArray[np.int64]) -> Float32[Tensor, "batch ..."]:
+        """The inputs of these rows of the split, normalised."""
+        return self._normalise(torch.from_numpy(np.asarray(self.inputs[rows])).to(torch.float32))
 
     def _normalise(self, inputs: Float32[Tensor, "batch ..."]) -> Float32[Tensor, "batch ..."]:
         shape = [-1] + [1] * (inputs.ndim - 2)

@@ -1,0 +1,133 @@
+"""Parts of a network that stay as they are, to the last bit, while the rest trains.
+
+Zeroed gradients are not enough: momentum, Adam's moments and weight decay move an entry whose gradient is zero, and a
+norm's running statistics move without any gradient. So frozen entries are put back after every step, and a norm with a
+frozen feature keeps its statistics. Gradients are zeroed besides, so that clipping sees those of what trains.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor, nn
+
+from neusemslice.errors import ConfigError
+from neusemslice.roles import NORMS
+
+Trainable = Mapping[str, Bool[Tensor, "..."]]
+"""For parameters by name, which of their entries may change."""
+
+
+class Freeze:
+    """What of a network may train, and what is put back after every step.
+
+    Args:
+        network: set to require gradients where something trains, and nowhere else.
+        trainable: None: everything trains. Otherwise parameters that are not named stay as they are.
+
+    Raises:
+        ConfigError: a name is no parameter's, a mask has another shape, or nothing is left to train.
+    """
+
+    def __init__(self, network: nn.Module, trainable: Trainable | None) -> None:
+        self._network = network
+        self._partly: list[_Partly] = []
+        parameters = dict(network.named_parameters())
+        if trainable is not None:
+            _check(parameters, trainable)
+        self._required = {name: parameter.requires_grad for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            mask = torch.ones(1, dtype=torch.bool) if trainable is None else trainable.get(name, torch.zeros(1))
+            parameter.requires_grad_(bool(mask.any()))
+            if bool(mask.any()) and not bool(mask.all()):
+                self._partly.append(_Partly.of(parameter, mask.to(parameter.device)))
+        self._still = [] if trainable is None else list(_still_norms(network, trainable))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of which something trains."""
+        return [parameter for parameter in self._network.parameters() if parameter.requires_grad]
+
+    def train_mode(self) -> None:
+        """Train mode, but for the norms that keep their statistics."""
+        self._network.train()
+        for norm in self._still:
+            norm.eval()
+
+    def release(self) -> None:
+        """Gradients are required again where they were before, and none is kept."""
+        for name, parameter in self._network.named_parameters():
+            parameter.requires_grad_(self._required[name])
+            parameter.grad = None
+
+    def clear_gradients(self) -> None:
+        """Frozen entries get a gradient of zero."""
+        for partly in self._partly:
+            partly.clear_gradient()
+
+    def restore(self) -> None:
+        """Frozen entries get their value back."""
+        for partly in self._partly:
+            partly.restore()
+
+
+@dataclass(frozen=True, eq=False)
+class _Partly:
+    """A parameter of which some entries are frozen: whole rows where that is possible, which is faster."""
+
+    parameter: nn.Parameter
+    rows: Int64[Tensor, " rows"] | None
+    frozen: Bool[Tensor, "..."]
+    values: Tensor
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter, trainable: Bool[Tensor, "..."]) -> "_Partly":
+        frozen = ~trainable
+        flat = frozen.reshape(len(frozen), -1)
+        if bool((flat == flat[:, :1]).all()):
+            rows = flat[:, 0].nonzero()[:, 0]
+            return cls(parameter, rows, frozen, parameter.detach()[rows].clone())
+        return cls(parameter, None, frozen, parameter.detach().clone())
+
+    def clear_gradient(self) -> None:
+        gradient = self.parameter.grad
+        if gradient is None:
+            return
+        if self.rows is None:
+            gradient.masked_fill_(self.frozen, 0)
+        else:
+            gradient.index_fill_(0, self.rows, 0)
+
+    def restore(self) -> None:
+        value = self.parameter.detach()
+        if self.rows is None:
+            torch.where(self.frozen, self.values, value, out=value)
+        else:
+            value.index_copy_(0, self.rows, self.values)
+
+
+def _check(parameters: Mapping[str, nn.Parameter], trainable: Trainable) -> None:
+    for name, mask in trainable.items():
+        if name not in parameters:
+            raise ConfigError(f"There is no parameter {name!r}.", field="trainable", hint=f"Use {list(parameters)}.")
+        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            raise ConfigError(
+                f"The mask of {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; "
+                f"the parameter has shape {tuple(parameters[name].shape)}.",
+                field="trainable",
+                hint="Give a boolean for each entry.",
+            )
+    if not any(bool(mask.any()) for mask in trainable.values()):
+        raise ConfigError("Nothing is left to train.", field="trainable", hint="Keep fewer neurons frozen.")
+
+
+def _still_norms(network: nn.Module, trainable: Trainable) -> list[nn.Module]:
+    """Norms with a frozen feature, and those whose features nobody asks to train."""
+    still = []
+    for path, layer in network.named_modules():
+        if isinstance(layer, NORMS):
+            masks = [trainable.get(f"{path}.{name}" if path else name) for name in ("weight", "bias")]
+            if any(mask is None or not bool(mask.all()) for mask in masks):
+                still.append(layer)
+    return still
