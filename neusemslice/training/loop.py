@@ -5,9 +5,8 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -20,6 +19,7 @@ from neusemslice.progress import OnProgress, Progress, ShouldStop
 from neusemslice.roles import NORMS
 from neusemslice.training.freezing import Freeze, Trainable
 from neusemslice.training.losses import Batch, Loss, cross_entropy
+from neusemslice.training.record import EpochRecord, Training
 from neusemslice.training.samples import Samples
 from neusemslice.training.saved_state import (
     SavedState,
@@ -31,46 +31,6 @@ from neusemslice.training.saved_state import (
 from neusemslice.training_config import TrainingConfig
 
 Measure = Callable[[nn.Module], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch: mean loss over its samples, time in seconds, and what was measured after it."""
-
-    epoch: int
-    loss: float
-    seconds: float
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    measured: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training did.
-
-    Attributes:
-        curve: a record for each epoch, from 1.
-        best_epoch: the one whose weights the network has now: the last, or with `patience` that of the lowest
-            validation loss.
-        seconds: of all epochs, also of those before an interruption.
-    """
-
-    curve: tuple[EpochRecord, ...]
-    best_epoch: int
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all epochs, without evaluations."""
-        return sum(record.seconds for record in self.curve)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "curve": [asdict(record) for record in self.curve],
-            "best_epoch": self.best_epoch,
-            "seconds": self.seconds,
-        }
 
 
 def train(
