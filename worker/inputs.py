@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
-from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
+from app.artifacts.orm import TABLES, DatasetRow, ModelRow, StoredRow
 from app.db import JsonObject
 from app.jobs.leases import Claim
-from app.jobs.specs import CompareSpec, InspectDatasetSpec, InspectModelSpec, RestructureSpec, SliceSpec, parse_spec
+from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, file_of, parse_spec
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Inputs:
 
 
 def collect_inputs(session: Session, held: Claim) -> Inputs:
-    """The inputs of a claimed job."""
+    """The inputs of a claimed job: every stored thing that its spec names, by the name of the field."""
     match parse_spec(held.spec):
         case InspectModelSpec(model_id=model_id):
             model = session.get_one(ModelRow, model_id)
@@ -27,29 +27,14 @@ def collect_inputs(session: Session, held: Claim) -> Inputs:
         case InspectDatasetSpec(dataset_id=dataset_id):
             dataset = session.get_one(DatasetRow, dataset_id)
             return Inputs({"source": dataset.source_digest}, {"reading": dataset.spec})
-        case SliceSpec(model_id=model_id, dataset_id=dataset_id):
-            return Inputs({"model": _model(session, model_id), "dataset": _dataset(session, dataset_id)})
-        case CompareSpec(model_id=model_id, dataset_id=dataset_id):
-            files = {"model": _model(session, model_id), "dataset": _dataset(session, dataset_id)}
-            return Inputs(files, {"model_name": session.get_one(ModelRow, model_id).name})
-        case RestructureSpec(model_id=model_id, dataset_id=dataset_id, slice_id=slice_id):
-            files = {"model": _model(session, model_id)}
-            if dataset_id is not None:
-                files["dataset"] = _dataset(session, dataset_id)
-            if slice_id is not None:
-                files["slice"] = session.get_one(ArtifactRow, slice_id).digest
-            return Inputs(files)
+        case spec:
+            files = {file_of(pointer): _digest(session, stored) for pointer, stored in spec.references().items()}
+            return Inputs(files, {"model_name": session.get_one(ModelRow, spec.model_id).name})
 
 
-def _model(session: Session, model_id: str) -> str:
-    return _ready(session.get_one(ModelRow, model_id).digest, model_id)
-
-
-def _dataset(session: Session, dataset_id: str) -> str:
-    return _ready(session.get_one(DatasetRow, dataset_id).digest, dataset_id)
-
-
-def _ready(digest: str | None, asset_id: str) -> str:
+def _digest(session: Session, stored_id: str) -> str:
+    row: StoredRow = session.get_one(TABLES[stored_id.partition("_")[0]], stored_id)
+    digest = row.digest
     if digest is None:
-        raise LookupError(f"{asset_id} has no stored content; only ready assets may be used by jobs")
+        raise LookupError(f"{stored_id} has no stored content; only ready assets may be used by jobs")
     return digest

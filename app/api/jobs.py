@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -15,7 +15,7 @@ from app.api.context import Answer, Context, Cursor, Limit, RequestContext, Wait
 from app.api.problems import documented
 from app.api.schemas import ArtifactRead, EventPage, EventRead, JobRead, Page, page
 from app.jobs.events import events_after, transitions
-from app.jobs.specs import JobId, JobSpec
+from app.jobs.specs import JobId, JobKind, JobSpec
 from app.jobs.status import JobStatus
 
 EVENTS_PER_READ = 500
@@ -46,7 +46,7 @@ def create_job(spec: Annotated[JobSpec, Body()], context: Context) -> JSONRespon
 def list_jobs(
     context: Context,
     status: JobStatus | None = None,
-    kind: Literal["slice", "restructure", "compare"] | None = None,
+    kind: JobKind | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobRead]:

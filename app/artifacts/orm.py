@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, func
 from sqlalchemy.orm import Mapped, mapped_column
@@ -65,3 +66,8 @@ class ArtifactRow(Timestamped, Base):
     media_type: Mapped[str]
     digest: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+StoredRow = ModelRow | DatasetRow | ArtifactRow
+TABLES: dict[str, type[Any]] = {"mdl": ModelRow, "ds": DatasetRow, "art": ArtifactRow}
+"""Where a thing is stored, by the prefix of its id."""

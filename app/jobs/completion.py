@@ -13,7 +13,7 @@ from app.db import JsonObject
 from app.ids import new_id
 from app.jobs.events import announce
 from app.jobs.leases import Claim, close
-from app.jobs.specs import RestructureSpec, parse_spec
+from app.jobs.specs import Producing, parse_spec
 from app.jobs.status import JobStatus
 
 
@@ -43,7 +43,7 @@ def succeed(
         _accept_inspected(session, inspected, outputs)
     else:
         _add_artifacts(session, held, outputs)
-        if isinstance(spec, RestructureSpec):
+        if isinstance(spec, Producing):
             produced["model_id"] = _add_model(session, held, spec, outputs)
     close(session, held, JobStatus.SUCCEEDED, result=result | produced, versions=versions, error=None)
 
@@ -106,14 +106,14 @@ def _add_artifacts(session: Session, held: Claim, outputs: Sequence[Output]) -> 
         )
 
 
-def _add_model(session: Session, held: Claim, spec: RestructureSpec, outputs: Sequence[Output]) -> str:
+def _add_model(session: Session, held: Claim, spec: Producing, outputs: Sequence[Output]) -> str:
     (checkpoint,) = [output for output in outputs if output.role == "model"]
     parent = session.get_one(ModelRow, spec.model_id)
     facts = dict(checkpoint.facts)
     model = ModelRow(
         id=new_id("mdl"),
         project_id=held.project_id,
-        name=spec.name or f"{parent.name} (restructured)",
+        name=spec.name or f"{parent.name} ({spec.produced})",
         spec=facts.pop("architecture"),
         source_digest=checkpoint.blob.digest,
         parent_model_id=parent.id,

@@ -1,0 +1,77 @@
+"""What a job is asked to do: one validated shape for each kind. `kind` tells them apart.
+
+Another kind is a module here, an entry each in `ClientSpec` and `JobKind`, and a case in `worker.kinds`.
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, TypeAdapter
+
+from app.jobs.specs.common import (
+    ArtifactId,
+    Common,
+    DatasetId,
+    JobId,
+    Metadata,
+    ModelId,
+    Name,
+    Producing,
+    Strict,
+    file_of,
+)
+from app.jobs.specs.compare import CompareSpec
+from app.jobs.specs.inspections import InspectDatasetSpec, InspectModelSpec
+from app.jobs.specs.restructure import BRANCHES_OF_DEEPARC, RestructureSpec
+from app.jobs.specs.slice import SliceSpec
+from app.jobs.specs.slicing_params import SlicingParams
+
+__all__ = [
+    "BRANCHES_OF_DEEPARC",
+    "JOB_KINDS",
+    "QUEUES",
+    "AnySpec",
+    "ArtifactId",
+    "ClientSpec",
+    "Common",
+    "CompareSpec",
+    "DatasetId",
+    "InspectDatasetSpec",
+    "InspectModelSpec",
+    "InspectionSpec",
+    "JobId",
+    "JobKind",
+    "JobSpec",
+    "Metadata",
+    "ModelId",
+    "Name",
+    "Producing",
+    "RestructureSpec",
+    "SliceSpec",
+    "SlicingParams",
+    "Strict",
+    "file_of",
+    "parse_spec",
+    "queue_of",
+]
+
+ClientSpec = SliceSpec | RestructureSpec | CompareSpec
+InspectionSpec = InspectModelSpec | InspectDatasetSpec
+AnySpec = ClientSpec | InspectionSpec
+JobSpec = Annotated[ClientSpec, Field(discriminator="kind")]
+JobKind = Literal["slice", "restructure", "compare"]
+
+JOB_KINDS: tuple[str, ...] = get_args(JobKind)
+_ANY_SPEC: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
+
+
+def parse_spec(spec: dict[str, Any]) -> AnySpec:
+    """The typed form of a stored spec."""
+    return _ANY_SPEC.validate_python(spec)
+
+
+def queue_of(kind: str) -> str:
+    """Inspections are short and have a queue of their own, so that an hour's slicing does not hold up an upload."""
+    return "inspect" if kind.startswith("inspect_") else "compute"
+
+
+QUEUES = ("inspect", "compute")
