@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from neusemslice.errors import ConfigError
@@ -74,37 +74,41 @@ class Freeze:
 
 @dataclass(frozen=True, eq=False)
 class _Partly:
-    """A parameter of which some entries are frozen: whole rows where that is possible, which is faster."""
+    """A parameter of which some entries are frozen. All is done on bits: no rounding, and no branch for each entry.
+
+    Attributes:
+        moves: all bits set where an entry may change, none where it is frozen; of size one along dimensions that do not
+            tell entries apart.
+        still: the bits of frozen entries, and none elsewhere.
+    """
 
     parameter: nn.Parameter
-    rows: Int64[Tensor, " rows"] | None
-    frozen: Bool[Tensor, "..."]
-    values: Tensor
+    moves: Tensor
+    still: Tensor
 
     @classmethod
     def of(cls, parameter: nn.Parameter, trainable: Bool[Tensor, "..."]) -> "_Partly":
-        frozen = ~trainable
-        flat = frozen.reshape(len(frozen), -1)
-        if bool((flat == flat[:, :1]).all()):
-            rows = flat[:, 0].nonzero()[:, 0]
-            return cls(parameter, rows, frozen, parameter.detach()[rows].clone())
-        return cls(parameter, None, frozen, parameter.detach().clone())
+        rows = trainable.reshape(len(trainable), -1)
+        if bool((rows == rows[:, :1]).all()):
+            trainable = rows[:, 0].view(-1, *[1] * (parameter.ndim - 1))
+        bits = _bits(parameter.detach())
+        moves = -trainable.to(bits.dtype)
+        return cls(parameter, moves, bits & ~moves)
 
     def clear_gradient(self) -> None:
-        gradient = self.parameter.grad
-        if gradient is None:
-            return
-        if self.rows is None:
-            gradient.masked_fill_(self.frozen, 0)
-        else:
-            gradient.index_fill_(0, self.rows, 0)
+        if self.parameter.grad is not None:
+            _bits(self.parameter.grad).bitwise_and_(self.moves)
 
     def restore(self) -> None:
-        value = self.parameter.detach()
-        if self.rows is None:
-            torch.where(self.frozen, self.values, value, out=value)
-        else:
-            value.index_copy_(0, self.rows, self.values)
+        _bits(self.parameter.detach()).bitwise_and_(self.moves).bitwise_or_(self.still)
+
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _bits(values: Tensor) -> Tensor:
+    """The same memory as integers."""
+    return values.view(_INTEGERS[values.element_size()])
 
 
 def _check(parameters: Mapping[str, nn.Parameter], trainable: Trainable) -> None:
