@@ -18,6 +18,12 @@ Branches = Literal["union", "scatter"]
 `union`: a neuron goes when no branch keeps it; every branch then computes all that are left.
 `scatter`: besides, each branch loses its other neurons too, and puts the rest at their places among zeros.
 """
+Reconstruction = Literal["none", "bias", "norms", "least_squares"]
+"""How the layers that lost inputs are brought back to what they computed in the original network, without training.
+
+`bias`: by their biases. `norms`: by the batch norms' statistics. `least_squares`: by all their weights, refitted in
+closed form.
+"""
 
 DEFAULT_CUTS: dict[str, float] = {
     "semantic": 0.99,
@@ -37,7 +43,8 @@ def cut_field(strategy: str) -> str:
     return "threshold" if strategy in THRESHOLD_STRATEGIES else "fraction"
 
 
-def _require_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
+def require_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises ConfigError unless `value` is one of the choices."""
     if value not in choices:
         raise ConfigError(f"{field}={value!r} is unknown.", field=field, hint=f"Use one of: {', '.join(choices)}.")
 
@@ -88,10 +95,10 @@ class SlicingConfig:
     resolved_cut: float | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("strategy", self.strategy, get_args(StrategyName))
-        _require_choice("metric", self.metric, get_args(MetricName))
-        _require_choice("estimator", self.estimator, get_args(Estimator))
-        _require_choice("landscape", self.landscape, get_args(Landscape))
+        require_choice("strategy", self.strategy, get_args(StrategyName))
+        require_choice("metric", self.metric, get_args(MetricName))
+        require_choice("estimator", self.estimator, get_args(Estimator))
+        require_choice("landscape", self.landscape, get_args(Landscape))
         self._check_cut_and_target()
         smallest = 4 if self.estimator == "unbiased" else 2
         for field, least in (

@@ -4,23 +4,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, fx
 
 from neusemslice.checkpoint import save_checkpoint
-from neusemslice.config import Branches
+from neusemslice.config import Branches, Reconstruction, require_choice
 from neusemslice.copying import copy_graph, unbound
 from neusemslice.cutting import Cut, cut_neurons
 from neusemslice.deeparc import Seam, remove_redundant
-from neusemslice.errors import RestructureError, SliceMismatchError
+from neusemslice.errors import ConfigError, RestructureError, SliceMismatchError
 from neusemslice.graph_layers import Scatter
 from neusemslice.masking import silence
 from neusemslice.model_slice import ModelSlice
 from neusemslice.profiling import count_flops, count_parameters
 from neusemslice.progress import OnProgress, Progress, ShouldStop
+from neusemslice.reconstruction import ReconstructionReport
+from neusemslice.reconstruction import reconstruct as adjust
 from neusemslice.surgery import cut_layer
 from neusemslice.tracing import SliceableModel
 
@@ -47,6 +49,7 @@ class RestructureReport:
         max_relative_difference: between the logits of the masked and the restructured network on the probe batch; None
             after deeparc, whose sewing layers imitate what they replace.
         seams: what deeparc took out, and how well the rest was sewn together.
+        reconstruction: what was adjusted after the removal; None if nothing was asked for.
     """
 
     parameters_before: int
@@ -57,6 +60,7 @@ class RestructureReport:
     layers: dict[str, LayerCount]
     max_relative_difference: float | None = None
     seams: tuple[Seam, ...] = ()
+    reconstruction: ReconstructionReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -81,6 +85,7 @@ def restructure(
     slice_: ModelSlice | Mapping[str, Bool[Tensor, " _"]],
     *,
     branches: Branches = "union",
+    reconstruct: Reconstruction = "none",
     calibration: Iterable[Any] | None = None,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
@@ -90,20 +95,28 @@ def restructure(
     The result has proven itself: on a probe batch its logits are those of the masked network. A deeparc slice takes
     whole layers out instead and sews the rest together (`neusemslice.deeparc`), which only imitates them.
 
+    After the proof, what the removal took is given back as far as the layers that are left can: `reconstruct` says by
+    which means. In forward order each layer that lost inputs, or reads values that changed, is adjusted so that on the
+    calibration samples it gives what it gave in the original network, from what it reads now.
+
     Args:
         slice_: a slice of this model, or a keep mask for each layer (layers that are not named stay whole).
         branches: what happens where branches are added up, see `neusemslice.config.Branches`.
-        calibration: re-iterable batches of unlabelled samples, or of pairs; for the sewing layers of a deeparc slice.
+        reconstruct: by which means, see `neusemslice.config.Reconstruction`; not for a deeparc slice.
+        calibration: re-iterable batches of unlabelled samples, or of pairs whose labels are not looked at; to
+            reconstruct from (some hundreds of samples), and for the sewing layers of a deeparc slice.
 
     Raises:
         SliceMismatchError: the slice belongs to another model.
         RestructureError: the smaller network does not compute what the masked one computes.
-        ConfigError: a deeparc slice needs calibration data.
-        DatasetError: the calibration data does not fit the model.
+        ConfigError: there is no calibration data, and a deeparc slice or `reconstruct` needs it; or `reconstruct` is
+            unknown, or asked for with a deeparc slice.
+        DatasetError: the calibration data does not fit the model, has fewer than four samples, or is not finite.
         StoppedError: should_stop() returned true.
     """
     progress = Progress(on_progress, should_stop)
     progress.report("restructure", 0, 2)
+    _check_level(reconstruct, slice_, calibration)
     if isinstance(slice_, ModelSlice):
         if slice_.model_fingerprint != model.fingerprint:
             raise SliceMismatchError(
@@ -128,7 +141,33 @@ def restructure(
         model, smaller, {layer.name: int(cut.neurons(layer.name).sum()) for layer in model.sliceable_layers}
     )
     report = replace(report, max_relative_difference=difference)
+    if reconstruct != "none" and calibration is not None:
+        done = adjust(cut, smaller, calibration, reconstruct, progress=progress)
+        report = replace(
+            report,
+            reconstruction=done,
+            parameters_after=(after := count_parameters(smaller)),
+            compression_rate=1 - after / report.parameters_before,
+        )
     return Restructured(smaller.requires_grad_(requires_grad=True), model.input_shape, report)
+
+
+def _check_level(level: str, slice_: object, calibration: Iterable[Any] | None) -> None:
+    require_choice("reconstruct", level, get_args(Reconstruction))
+    if level == "none":
+        return
+    if isinstance(slice_, ModelSlice) and slice_.config.strategy == "deeparc":
+        raise ConfigError(
+            f"reconstruct={level!r} refits layers that lost neurons, and deeparc drops whole layers.",
+            field="reconstruct",
+            hint="Leave reconstruct out: deeparc's sewing layers are fitted to the calibration samples anyway.",
+        )
+    if calibration is None:
+        raise ConfigError(
+            f"reconstruct={level!r} needs samples to adjust the layers to, and there are none.",
+            field="calibration",
+            hint="Pass calibration: some hundreds of unlabelled samples.",
+        )
 
 
 def _report(model: SliceableModel, smaller: fx.GraphModule, left: Mapping[str, int]) -> RestructureReport:
