@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """Writable memory one job's process may map."""
     job_file_bytes: PositiveInt = 64 * GIB
     """Largest single file one job's process may write."""
+    job_checkpoint_bytes: PositiveInt = 16 * GIB
+    """What a job's attempt may leave for the next one, which otherwise begins anew."""
     job_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
 
     @property

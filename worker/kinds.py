@@ -16,7 +16,7 @@ from app.jobs.specs import (
 )
 from worker.assignment import Assignment
 from worker.reporter import Reporter
-from worker.workspace import Order
+from worker.workspace import CHECKPOINTS, Order
 
 
 def carry_out(order: Order, root: Path, pipe: int, stopping: Event) -> dict[str, Any]:
@@ -25,7 +25,17 @@ def carry_out(order: Order, root: Path, pipe: int, stopping: Event) -> dict[str,
     run, stages = _runner(spec)
     files = {name: root / place for name, place in order.files.items()}
     reporter = Reporter(pipe, stages)
-    return run(Assignment(spec, files, order.values, root / "outputs", order.limits.threads, reporter, stopping.is_set))
+    assignment = Assignment(
+        spec=spec,
+        files=files,
+        values=order.values,
+        outputs=root / "outputs",
+        checkpoints=root / CHECKPOINTS,
+        threads=order.limits.threads,
+        on_progress=reporter,
+        should_stop=stopping.is_set,
+    )
+    return run(assignment)
 
 
 def _runner(spec: AnySpec) -> tuple[Callable[[Assignment[Any]], dict[str, Any]], tuple[str, ...]]:

@@ -17,9 +17,10 @@ from app.ids import new_id
 from app.jobs import completion, leases
 from app.jobs.completion import Output
 from app.jobs.leases import Claim, LeaseLostError
-from app.jobs.problems import child_died, internal_error, timed_out
+from app.jobs.problems import OUT_OF_MEMORY, child_died, internal_error, timed_out
 from app.jobs.specs import queue_of
 from app.settings import Settings
+from worker.checkpoints import has_checkpoints
 from worker.child import Child
 from worker.inputs import collect_inputs
 from worker.progress import ProgressMeter
@@ -101,11 +102,11 @@ class Supervisor:
         return True
 
     def _supervise(self, held: Claim) -> None:
-        workspace = Workspace.create(self._settings.work_dir, held)
+        settings, resumable = self._settings, True
+        workspace = Workspace.create(settings.work_dir, held, max_checkpoint_bytes=settings.job_checkpoint_bytes)
         try:
             with self._database.transaction() as session:
                 inputs = collect_inputs(session, held)
-            settings = self._settings
             limits = Limits(
                 memory_bytes=settings.job_memory_bytes,
                 file_bytes=settings.job_file_bytes,
@@ -119,9 +120,9 @@ class Supervisor:
                 child.stop(0.0 if end is End.EXITED else settings.cancel_grace_s)
             finally:
                 child.kill()
-            self._settle(held, end, child, workspace, meter.stage)
+            resumable = self._settle(held, end, child, workspace, meter.stage)
         finally:
-            workspace.remove()
+            workspace.remove(keep_checkpoints=resumable)
 
     def _watch(self, child: Child, held: Claim, meter: ProgressMeter) -> End:
         """Follow the process until it ends or has to end."""
@@ -158,17 +159,20 @@ class Supervisor:
         settings = self._settings
         return settings.inspection_timeout_s if queue_of(held.kind) == "inspect" else settings.job_timeout_s
 
-    def _settle(self, held: Claim, end: End, child: Child, workspace: Workspace, stage: str) -> None:
-        """Commit what became of the job; `stage` is where it was."""
+    def _settle(self, held: Claim, end: End, child: Child, workspace: Workspace, stage: str) -> bool:
+        """Commit what became of the job, which was at `stage`; whether another attempt could go on from here."""
+        resumable = True
         match end:
             case End.LEASE_LOST:
                 raise LeaseLostError(held.job_id)
             case End.CANCELLED:
                 self._commit(lambda session: completion.cancel(session, held))
+                resumable = False
             case End.DRAINING:
                 self._commit(lambda session: leases.give_back(session, held, reason="worker_stopped", refund=True))
             case End.TIMED_OUT:
-                error = timed_out(held.kind, stage, self._limit_s(held))
+                resumable = has_checkpoints(workspace.checkpoints)
+                error = timed_out(held.kind, stage, self._limit_s(held), resumable=resumable)
                 self._commit(lambda session: completion.fail(session, held, error))
             case End.EXITED:
                 outcome = workspace.read_outcome() if child.exit_code() == 0 else None
@@ -176,7 +180,9 @@ class Supervisor:
                     self._settle_death(held, child.exit_code() or 0, workspace)
                 else:
                     self._settle_outcome(held, outcome, workspace)
+                    resumable = outcome.error is not None and outcome.error.get("code") == OUT_OF_MEMORY
         log.info("job.ended", end=end.name.lower())
+        return resumable
 
     def _settle_outcome(self, held: Claim, outcome: Outcome, workspace: Workspace) -> None:
         if outcome.error is not None:

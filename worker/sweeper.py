@@ -1,11 +1,11 @@
-"""Removes what crashes left behind: work folders of jobs that do not run, half-written blobs, old idempotency keys."""
+"""Removes what crashes left behind: work folders of jobs that have ended, half-written blobs, old idempotency keys."""
 
 import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 
 from app.db import Database
 from app.jobs.orm import IdempotencyRow, JobRow
@@ -14,6 +14,7 @@ from app.settings import Settings
 
 KEYS_KEPT = timedelta(days=7)
 LEFTOVER_S = 3600.0
+RESUMABLE_KEPT = timedelta(days=1)
 UPLOAD_MAX_S = 24 * 3600.0
 
 
@@ -21,14 +22,20 @@ def sweep(settings: Settings, database: Database) -> None:
     """Look through this machine's folders and the idempotency keys."""
     folders = {path.name: path for path in _older_than(settings.work_dir, LEFTOVER_S)}
     with database.transaction() as session:
-        running = select(JobRow.id).where(JobRow.id.in_(folders), JobRow.status == JobStatus.RUNNING.value)
-        for job_id in session.scalars(running):
+        for job_id in session.scalars(select(JobRow.id).where(JobRow.id.in_(folders), _may_go_on())):
             del folders[job_id]
         session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < func.clock_timestamp() - KEYS_KEPT))
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
     for path in _older_than(settings.blob_dir / "incoming", UPLOAD_MAX_S):
         path.unlink(missing_ok=True)
+
+
+def _may_go_on() -> ColumnElement[bool]:
+    """Under way, or failed so recently that a client may still have it go on from its checkpoints."""
+    under_way = JobRow.status.in_((JobStatus.QUEUED.value, JobStatus.RUNNING.value))
+    recent = JobRow.finished_at > func.clock_timestamp() - RESUMABLE_KEPT
+    return or_(under_way, and_(JobRow.status == JobStatus.FAILED.value, recent))
 
 
 def _older_than(folder: Path, seconds: float) -> list[Path]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.artifacts.store import BlobStore
 from app.jobs.leases import Claim
+from worker.checkpoints import has_checkpoints, take_over
 from worker.inputs import Inputs
 
 ORDER = "order.json"
 OUTCOME = "outcome.json"
 LOG = "log.txt"
+CHECKPOINTS = "checkpoints"
 _MEDIA_TYPES = {
     ".safetensors": "application/octet-stream",
     ".json": "application/json",
@@ -77,14 +80,22 @@ class Workspace:
     root: Path
 
     @classmethod
-    def create(cls, work_dir: Path, held: Claim) -> "Workspace":
-        """A fresh folder; what earlier attempts of the job left is removed."""
+    def create(cls, work_dir: Path, held: Claim, *, max_checkpoint_bytes: int) -> "Workspace":
+        """A fresh folder with the checkpoints of earlier attempts; what else they left is removed."""
         job_dir = work_dir.resolve() / held.job_id
-        shutil.rmtree(job_dir, ignore_errors=True)
-        root = job_dir / f"attempt-{held.fence}"
-        for folder in (root / "inputs", root / "outputs", root / "tmp"):
-            folder.mkdir(parents=True)
-        return cls(root)
+        workspace = cls(job_dir / f"attempt-{held.fence}")
+        for folder in ("inputs", "outputs", "tmp", CHECKPOINTS):
+            (workspace.root / folder).mkdir(parents=True)
+        earlier = sorted((path for path in job_dir.iterdir() if _fence_of(path) < held.fence), key=_fence_of)
+        take_over([path / CHECKPOINTS for path in earlier], workspace.checkpoints, max_bytes=max_checkpoint_bytes)
+        for path in earlier:
+            shutil.rmtree(path, ignore_errors=True)
+        return workspace
+
+    @property
+    def checkpoints(self) -> Path:
+        """What the next attempt will find again."""
+        return self.root / CHECKPOINTS
 
     def prepare(self, held: Claim, inputs: Inputs, store: BlobStore, limits: Limits) -> None:
         """Put the inputs and the order into the folder."""
@@ -119,8 +130,17 @@ class Workspace:
         except FileNotFoundError:
             return ""
 
-    def remove(self) -> None:
-        """Delete the folder, and the job's if nothing else is in it."""
+    def remove(self, *, keep_checkpoints: bool) -> None:
+        """Delete the folder, and the job's if nothing else is in it; but for the checkpoints if they are to be kept."""
+        if keep_checkpoints and has_checkpoints(self.checkpoints):
+            for path in self.root.iterdir():
+                if path.name == CHECKPOINTS:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            return
         shutil.rmtree(self.root, ignore_errors=True)
         if self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
             self.root.parent.rmdir()
@@ -145,6 +165,12 @@ def plain(value: Any) -> Any:
         case list() | tuple():
             return [plain(item) for item in value]
     return value
+
+
+def _fence_of(attempt: Path) -> int:
+    """The number in an attempt's name; 0 for what is no attempt."""
+    found = re.fullmatch(r"attempt-(\d+)", attempt.name)
+    return int(found[1]) if found else 0
 
 
 def _link(source: Path, place: Path) -> None:

@@ -3,6 +3,7 @@
 from app.db import JsonObject
 
 TYPE_BASE = "urn:neusemslice:problem:"
+OUT_OF_MEMORY = "out_of_memory"
 
 _FEWER = "Lower batch_size or samples_per_category, or use a smaller network or input, then retry."
 _SMALLER = {
@@ -77,11 +78,13 @@ def out_of_memory(kind: str, limit_bytes: int) -> JsonObject:
         detail = f"The job needs more memory than the {limit} that it may use, or than the GPU has."
     else:
         detail = f"{what} is too large for the {limit} of memory that an inspection may use."
-    return problem("out_of_memory", detail, hint=_SMALLER.get(kind, _FEWER), retryable=kind not in _SMALLER)
+    return problem(OUT_OF_MEMORY, detail, hint=_SMALLER.get(kind, _FEWER), retryable=kind not in _SMALLER)
 
 
-def timed_out(kind: str, stage: str, limit_s: float) -> JsonObject:
-    """The job ran longer than it may; `stage` is the last that it reported."""
-    what, hint = _TIMED_OUT.get(kind, ("The job", "Analyse fewer samples, then retry."))
+def timed_out(kind: str, stage: str, limit_s: float, *, resumable: bool) -> JsonObject:
+    """The job ran longer than it may; `stage` is the last that it reported. A retry may go on from a checkpoint."""
+    what, hint = _TIMED_OUT.get(kind, ("The job", "Analyse fewer samples or train fewer epochs, in another job."))
+    if resumable:
+        hint = "POST …/retry: the job goes on from its last checkpoint."
     where = f", and was still {_STAGES.get(stage, f'at {stage!r}')}" if stage else ""
-    return problem("timeout", f"{what} took longer than {limit_s:g} s{where}.", hint=hint)
+    return problem("timeout", f"{what} took longer than {limit_s:g} s{where}.", hint=hint, retryable=resumable)

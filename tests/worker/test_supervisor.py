@@ -181,7 +181,7 @@ def test_an_inspection_that_takes_too_long_is_ended_and_says_what_was_slow(
     ],
 )
 def test_a_timeout_says_what_was_too_slow(kind: str, stage: str, words: str) -> None:
-    error = timed_out(kind, stage, 3.0)
+    error = timed_out(kind, stage, 3.0, resumable=False)
     assert error["detail"].endswith(words)
     assert ("INSPECTION_TIMEOUT_S" in error["hint"]) == kind.startswith("inspect")
 
@@ -220,7 +220,7 @@ def test_the_process_gets_no_credential_and_dies_on_command(
         held = claim(session, inspection[0], owner="me", lease_s=30)
         assert held is not None
         inputs = collect_inputs(session, held)
-    workspace = Workspace.create(settings.work_dir, held)
+    workspace = Workspace.create(settings.work_dir, held, max_checkpoint_bytes=10**6)
     workspace.prepare(held, inputs, store, Limits(memory_bytes=2**34, file_bytes=2**30, threads=1))
     child = Child.start(workspace.root, threads=1)
     try:

@@ -4,30 +4,41 @@ import os
 import time
 from collections.abc import Callable
 
+from sqlalchemy import func, update
+
 from app.db import Database
 from app.jobs import leases
+from app.jobs.orm import JobRow
+from app.jobs.service import JobService
 from app.settings import Settings
 from tests.app.jobs.conftest import project, spec, submit  # noqa: F401 fixtures
-from worker.sweeper import LEFTOVER_S, UPLOAD_MAX_S, sweep
+from worker.sweeper import LEFTOVER_S, RESUMABLE_KEPT, UPLOAD_MAX_S, sweep
 
 
-def test_old_folders_of_jobs_that_do_not_run_go(
+def test_old_folders_of_jobs_that_have_ended_go(
     settings: Settings,
     database: Database,
+    project: str,  # noqa: F811
     submit: Callable[[], str],  # noqa: F811
 ) -> None:
-    running, queued, fresh = submit(), submit(), submit()
+    running, queued, cancelled, failed, forgotten, fresh = (submit() for _ in range(6))
     with database.transaction() as session:
         assert leases.claim(session, running, owner="me", lease_s=60) is not None
-    for name in (running, queued, fresh, "unknown"):
+        for job_id in (cancelled, fresh):
+            JobService(session, project, max_attempts=1).cancel(job_id)
+        for job_id, ago in ((failed, RESUMABLE_KEPT / 2), (forgotten, RESUMABLE_KEPT * 2)):
+            query = update(JobRow).where(JobRow.id == job_id)
+            session.execute(query.values(status="failed", finished_at=func.clock_timestamp() - ago))
+    old = (running, queued, cancelled, failed, forgotten, "unknown")
+    for name in (*old, fresh):
         (settings.work_dir / name / "attempt-1").mkdir(parents=True)
     incoming = settings.blob_dir / "incoming"
     incoming.mkdir(parents=True)
     for name in ("old", "new"):
         (incoming / name).write_bytes(b"half")
-    for path in (settings.work_dir / running, settings.work_dir / queued, settings.work_dir / "unknown"):
-        os.utime(path, (0, time.time() - LEFTOVER_S - 1))
+    for name in old:
+        os.utime(settings.work_dir / name, (0, time.time() - LEFTOVER_S - 1))
     os.utime(incoming / "old", (0, time.time() - UPLOAD_MAX_S - 1))
     sweep(settings, database)
-    assert {path.name for path in settings.work_dir.iterdir()} == {running, fresh}
+    assert {path.name for path in settings.work_dir.iterdir()} == {running, queued, failed, fresh}
     assert {path.name for path in incoming.iterdir()} == {"new"}
