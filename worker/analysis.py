@@ -1,41 +1,95 @@
-"""How jobs find the critical neurons of a model."""
+"""How jobs find the critical neurons of a model: by an analysis of their own, or by one that was made before."""
 
-from app.jobs.specs import RestructureSpec, SliceSpec, SlicingParams
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from app.jobs.analyses import analysis_of, holds_out
+from app.jobs.specs import ClientSpec
 from neusemslice import ModelSlice, SliceableModel, slice_model
+from neusemslice.batches import Batches
+from neusemslice.config import DEFAULT_CUTS, Branches, SlicingConfig
 from neusemslice.data import Dataset
-from neusemslice.errors import DatasetError
+from neusemslice.errors import CheckpointError, DatasetError
+from neusemslice.progress import Progress
+from neusemslice.safetensors_file import replacing
+from neusemslice.targets import resolve_targets
 from worker.assignment import Assignment
 
 VALIDATION_SHARE = 0.1
+ANALYSIS = "analysis.safetensors"
+SLICING_STAGES = ("score", "coverage")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A job's slice, and whether its contributions were computed for this job or for an earlier one."""
+
+    slice_: ModelSlice
+    origin: Literal["computed", "cached"]
 
 
 def analyse(
-    assignment: Assignment[SliceSpec] | Assignment[RestructureSpec],
-    model: SliceableModel,
-    dataset: Dataset,
-    slicing: SlicingParams,
-) -> ModelSlice:
-    """Slice on the train split; where accuracy is to be held, a part of it is kept aside to measure that on."""
-    spec, validation = assignment.spec, None
+    assignment: Assignment[ClientSpec], model: SliceableModel, dataset: Dataset, *, branches: Branches = "union"
+) -> Analysis:
+    """Slice the job's own model on the train split, as its spec says (see `analysis_of`).
+
+    Where accuracy is to be held, a part of the split is kept aside to measure that on. The slice is the same whether
+    the analysis was made before or not.
+    """
+    spec, slicing, validation = assignment.spec, analysis_of(assignment.spec), None
+    assert slicing is not None  # noqa: S101 other jobs do not come here
     config = slicing.to_config(seed=spec.seed)
-    if config.max_accuracy_drop is None:
-        data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
-    else:
+    if holds_out(slicing):
         data, validation = dataset.hold_out(
             VALIDATION_SHARE, spec.batch_size, seed=spec.seed, limit_per_category=spec.limit_per_category
         )
+    else:
+        data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
     try:
-        return slice_model(
-            model,
-            data,
-            config,
-            validation=validation,
-            branches=spec.branches if isinstance(spec, RestructureSpec) else "union",
-            on_progress=assignment.on_progress,
-            should_stop=assignment.should_stop,
-        )
+        uncut, origin = _uncut(assignment, model, data, config)
     except DatasetError as error:
         if validation is None:
             raise
         kept_aside = "A tenth of each category's samples, at least one, is held out to measure max_accuracy_drop on."
         raise DatasetError(f"{error.message} {kept_aside}", hint=error.hint) from error
+    progress = Progress(assignment.on_progress, assignment.should_stop)
+    (slice_,) = resolve_targets(model, [replace(uncut, config=config)], validation, branches, progress)
+    return Analysis(slice_, origin)
+
+
+def _uncut(
+    assignment: Assignment[ClientSpec], model: SliceableModel, data: Batches, config: SlicingConfig
+) -> tuple[ModelSlice, Literal["computed", "cached"]]:
+    """The analysis under all cuts of a config: the project's, an earlier attempt's, or a new one, which is kept."""
+    cached = _load(assignment.files.get("analysis"), model)
+    if cached is not None:
+        return cached, "cached"
+    kept = assignment.checkpoints / ANALYSIS
+    if kept.exists():
+        uncut = ModelSlice.load(kept)
+    else:
+        uncut = slice_model(
+            model,
+            data,
+            config.with_cut(DEFAULT_CUTS[config.strategy]),
+            on_progress=assignment.on_progress,
+            should_stop=assignment.should_stop,
+        )
+        with replacing(kept) as draft:
+            uncut.save(draft)
+    uncut.save(assignment.outputs / ANALYSIS)
+    assignment.leave(ANALYSIS, role="analysis")
+    return uncut, "computed"
+
+
+def _load(path: Path | None, model: SliceableModel) -> ModelSlice | None:
+    """A stored analysis. One that cannot be read, or is another model's, is as good as none: it is made again."""
+    if path is None:
+        return None
+    try:
+        stored = ModelSlice.load(path)
+    except CheckpointError as error:
+        print(f"the stored analysis is not used: {error}")  # noqa: T201 into the job's log
+        return None
+    return stored if stored.model_fingerprint == model.fingerprint else None

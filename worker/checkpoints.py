@@ -37,6 +37,14 @@ def has_checkpoints(folder: Path) -> bool:
     return next(iter(_plain_files(folder)), None) is not None
 
 
+def clear(folder: Path) -> bool:
+    """Remove what can be taken over; whether there was any."""
+    files = list(_plain_files(folder))
+    for file in files:
+        file.unlink()
+    return bool(files)
+
+
 def _plain_files(folder: Path) -> Iterable[Path]:
     if folder.is_symlink() or not folder.is_dir():
         return

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.orm import TABLES, DatasetRow, ModelRow, StoredRow
 from app.db import JsonObject
+from app.jobs import analyses
 from app.jobs.leases import Claim
 from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, file_of, parse_spec
 
@@ -19,7 +20,7 @@ class Inputs:
 
 
 def collect_inputs(session: Session, held: Claim) -> Inputs:
-    """The inputs of a claimed job: every stored thing that its spec names, by the name of the field."""
+    """The inputs of a claimed job: what its spec names, by field, and `analysis` if that was made before."""
     match parse_spec(held.spec):
         case InspectModelSpec(model_id=model_id):
             model = session.get_one(ModelRow, model_id)
@@ -29,6 +30,9 @@ def collect_inputs(session: Session, held: Claim) -> Inputs:
             return Inputs({"source": dataset.source_digest}, {"reading": dataset.spec})
         case spec:
             files = {file_of(pointer): _digest(session, stored) for pointer, stored in spec.references().items()}
+            analysis = analyses.find(session, held, spec)
+            if analysis is not None:
+                files["analysis"] = analysis
             return Inputs(files, {"model_name": session.get_one(ModelRow, spec.model_id).name})
 
 

@@ -1,5 +1,6 @@
 """What each kind of job does with the library."""
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -14,13 +15,17 @@ from app.jobs.specs import (
     SliceSpec,
     parse_spec,
 )
+from neusemslice.errors import CheckpointError
 from worker.assignment import Assignment
+from worker.checkpoints import clear
 from worker.reporter import Reporter
 from worker.workspace import CHECKPOINTS, Order
 
 
-def carry_out(order: Order, root: Path, pipe: int, stopping: Event) -> dict[str, Any]:
-    """Do what the order says and return the outcome."""
+def carry_out(
+    order: Order, root: Path, pipe: int, stopping: Event, left: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Do what the order says and return the outcome; `left` gets the outputs that count even if this raises."""
     spec = parse_spec(order.spec)
     run, stages = _runner(spec)
     files = {name: root / place for name, place in order.files.items()}
@@ -34,8 +39,17 @@ def carry_out(order: Order, root: Path, pipe: int, stopping: Event) -> dict[str,
         threads=order.limits.threads,
         on_progress=reporter,
         should_stop=stopping.is_set,
+        left=[] if left is None else left,
     )
-    return run(assignment)
+    try:
+        outcome = run(assignment)
+    except CheckpointError:
+        if not clear(assignment.checkpoints):
+            raise
+        traceback.print_exc()
+        assignment.left.clear()
+        outcome = run(assignment)
+    return outcome | {"outputs": [*outcome["outputs"], *assignment.left]}
 
 
 def _runner(spec: AnySpec) -> tuple[Callable[[Assignment[Any]], dict[str, Any]], tuple[str, ...]]:

@@ -11,12 +11,10 @@ from neusemslice.batches import Batches
 from neusemslice.checkpoint import read_checkpoint_metadata
 from neusemslice.config import CALIBRATION_PER_CATEGORY
 from neusemslice.data import Dataset, open_dataset
-from worker.analysis import analyse
+from worker.analysis import SLICING_STAGES, Analysis, analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost, model_facts
 from worker.workspace import plain
-
-SLICING_STAGES = ("score", "coverage")
 
 
 def stages_of(spec: RestructureSpec) -> tuple[str, ...]:
@@ -32,8 +30,9 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
     model = load_model(assignment.files["model"])
     dataset = open_dataset(assignment.files["dataset"]) if "dataset" in assignment.files else None
     outputs: list[dict[str, Any]] = [{"name": "report.json"}]
-    slice_ = _slice(assignment, model, dataset)
-    if assignment.spec.slicing is not None:
+    analysis = _analyse(assignment, model, dataset)
+    slice_ = _stored_slice(assignment) if analysis is None else analysis.slice_
+    if analysis is not None:
         slice_.save(assignment.outputs / "slice.safetensors")
         outputs.append({"name": "slice.safetensors"})
     smaller = restructure(
@@ -51,6 +50,7 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
     facts["architecture"] = read_checkpoint_metadata(checkpoint)["architecture"]
     outputs.append({"name": checkpoint.name, "role": "model", "facts": facts})
     result = {
+        "analysis": None if analysis is None else analysis.origin,
         "cut": slice_.config.cut,
         "evaluated_on": None if dataset is None else evaluation_split(dataset),
         "before": _measure(assignment, model.graph_module, model, dataset, assignment.files["model"].stat().st_size),
@@ -61,14 +61,20 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
     return {"result": result, "outputs": outputs}
 
 
-def _slice(assignment: Assignment[RestructureSpec], model: SliceableModel, dataset: Dataset | None) -> ModelSlice:
-    """The stored slice, cut again if asked; or a new one."""
-    spec = assignment.spec
-    if spec.slicing is None:
-        stored = ModelSlice.load(assignment.files["slice"])
-        return stored if spec.cut is None else stored.at(spec.cut)
+def _analyse(
+    assignment: Assignment[RestructureSpec], model: SliceableModel, dataset: Dataset | None
+) -> Analysis | None:
+    """What the spec's `slicing` gives, unless it names a stored slice."""
+    if assignment.spec.slicing is None:
+        return None
     assert dataset is not None  # noqa: S101 the spec's own check
-    return analyse(assignment, model, dataset, spec.slicing)
+    return analyse(assignment, model, dataset, branches=assignment.spec.branches)
+
+
+def _stored_slice(assignment: Assignment[RestructureSpec]) -> ModelSlice:
+    """The slice that the spec names, cut again if asked."""
+    stored, cut = ModelSlice.load(assignment.files["slice"]), assignment.spec.cut
+    return stored if cut is None else stored.at(cut)
 
 
 def _calibration(spec: RestructureSpec, dataset: Dataset | None) -> Batches | None:

@@ -25,17 +25,18 @@ def main(arguments: list[str]) -> int:
 
     order = Order.model_validate_json((root / ORDER).read_bytes())
     set_limits(memory_bytes=order.limits.memory_bytes, file_bytes=order.limits.file_bytes)
-    stopping = Event()
+    stopping, left = Event(), list[dict[str, Any]]()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:
         from worker.kinds import carry_out
 
-        outcome = carry_out(order, root, pipe, stopping) | {"versions": versions()}
+        outcome = carry_out(order, root, pipe, stopping, left) | {"versions": versions()}
     except StoppedError:
         return 0
     except Exception as error:
         traceback.print_exc()
-        outcome = {"error": describe(error, order.spec.get("kind", ""), order.limits.memory_bytes)}
+        error_object = describe(error, order.spec.get("kind", ""), order.limits.memory_bytes)
+        outcome = {"error": error_object, "outputs": left}
     write_outcome(root, outcome)
     return 0
 

@@ -10,24 +10,25 @@ from app.jobs.specs import SliceSpec
 from neusemslice import ModelSlice, SliceableModel, restructure
 from neusemslice.config import CALIBRATION_PER_CATEGORY
 from neusemslice.data import Dataset, open_dataset
-from worker.analysis import analyse
+from worker.analysis import SLICING_STAGES, analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy
 from worker.workspace import plain
 
-STAGES: tuple[str, ...] = ("load", "score", "coverage", "evaluate")
+STAGES: tuple[str, ...] = ("load", *SLICING_STAGES, "evaluate")
 
 
 def run_slice(assignment: Assignment[SliceSpec]) -> dict[str, Any]:
     """Outputs the slice (masks, curves, orders) and a report."""
-    spec = assignment.spec
     torch.set_num_threads(assignment.threads)
     assignment.on_progress("load", 0, 1)
     model, dataset = load_model(assignment.files["model"]), open_dataset(assignment.files["dataset"])
-    slice_ = analyse(assignment, model, dataset, spec.slicing)
+    analysis = analyse(assignment, model, dataset)
+    slice_ = analysis.slice_
     slice_.save(assignment.outputs / "slice.safetensors")
     points = _cuts(assignment, model, dataset, slice_)
     result = {
+        "analysis": analysis.origin,
         "evaluated_on": evaluation_split(dataset),
         "accuracy_before": points["before"]["accuracy"],
         "at_cut": points["cut"],

@@ -185,16 +185,16 @@ class Supervisor:
         return resumable
 
     def _settle_outcome(self, held: Claim, outcome: Outcome, workspace: Workspace) -> None:
-        if outcome.error is not None:
-            error = outcome.error
-            log.warning("job.failed", code=error.get("code"), detail=error.get("detail"), output=workspace.log_tail())
-            self._commit(lambda session: completion.fail(session, held, error))
-            return
         self._allow_for(held, sum(workspace.output(file.name).stat().st_size for file in outcome.outputs))
         outputs = [
             Output(file.name, file.media_type, self._store.put_file(workspace.output(file.name)), file.role, file.facts)
             for file in outcome.outputs
         ]
+        if outcome.error is not None:
+            error = outcome.error
+            log.warning("job.failed", code=error.get("code"), detail=error.get("detail"), output=workspace.log_tail())
+            self._commit(lambda session: completion.fail(session, held, error, outputs))
+            return
         self._commit(
             lambda session: completion.succeed(
                 session, held, result=outcome.result, versions=outcome.versions, outputs=outputs

@@ -53,7 +53,7 @@ class OutputFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9_]+\.(safetensors|json|csv|html)$")
-    role: Literal["artifact", "model", "dataset"] = "artifact"
+    role: Literal["artifact", "model", "dataset", "analysis"] = "artifact"
     facts: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -63,7 +63,7 @@ class OutputFile(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What the job's process says at its end: an error, or a result and its files."""
+    """What the job's process says at its end: an error or a result, and files either way."""
 
     model_config = ConfigDict(extra="forbid")
 

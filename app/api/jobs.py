@@ -53,7 +53,7 @@ def list_jobs(
     """The project's jobs, newest first."""
     with context.transaction() as session:
         rows = context.jobs(session).list(before=cursor, limit=limit + 1, status=status, kind=kind)
-        artifacts = context.catalog(session).artifacts_of([row.id for row in rows])
+        artifacts = context.jobs(session).artifacts_of(rows)
         items = [JobRead.of(row, (item for item in artifacts if item.job_id == row.id)) for row in rows]
         return page(items, [row.id for row in rows], limit)
 
@@ -149,7 +149,7 @@ def read_job(context: RequestContext, job_id: str) -> JobRead:
     """One job with its artifacts and transitions."""
     with context.transaction() as session:
         job = context.jobs(session).get(job_id)
-        return JobRead.of(job, context.catalog(session).artifacts_of([job_id]), transitions(session, job_id))
+        return JobRead.of(job, context.jobs(session).artifacts_of([job]), transitions(session, job_id))
 
 
 def _read_events(context: RequestContext, job_id: str, seq: int, limit: int) -> list[EventRead]:

@@ -1,10 +1,10 @@
 """Models, datasets and artifacts as one project sees them. All of their SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.artifacts.orm import ArtifactRow, AssetColumns, AssetStatus, DatasetRow, ModelRow
@@ -106,9 +106,10 @@ class Catalog:
             raise _not_found(ArtifactRow, artifact_id)
         return row
 
-    def artifacts_of(self, job_ids: Sequence[str]) -> Sequence[ArtifactRow]:
-        """The artifacts of some jobs, oldest first."""
-        query = select(ArtifactRow).where(ArtifactRow.project_id == self._project_id, ArtifactRow.job_id.in_(job_ids))
+    def artifacts_of(self, attempts: Collection[tuple[str, int]]) -> Sequence[ArtifactRow]:
+        """The artifacts of some attempts (job, fence), oldest first."""
+        of_attempts = tuple_(ArtifactRow.job_id, ArtifactRow.fence).in_(attempts)
+        query = select(ArtifactRow).where(ArtifactRow.project_id == self._project_id, of_attempts)
         return self._session.scalars(query.order_by(ArtifactRow.id)).all()
 
 

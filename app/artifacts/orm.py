@@ -62,6 +62,8 @@ class ArtifactRow(Timestamped, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    fence: Mapped[int]
+    """Of the attempt that produced it."""
     name: Mapped[str]
     media_type: Mapped[str]
     digest: Mapped[str]

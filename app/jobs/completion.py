@@ -11,6 +11,7 @@ from app.artifacts.orm import ArtifactRow, AssetStatus, DatasetRow, ModelRow
 from app.artifacts.store import Blob
 from app.db import JsonObject
 from app.ids import new_id
+from app.jobs import analyses
 from app.jobs.events import announce
 from app.jobs.leases import Claim, close
 from app.jobs.specs import Producing, parse_spec
@@ -24,7 +25,7 @@ class Output:
     name: str
     media_type: str
     blob: Blob
-    role: Literal["artifact", "model", "dataset"] = "artifact"
+    role: Literal["artifact", "model", "dataset", "analysis"] = "artifact"
     facts: JsonObject = field(default_factory=dict)
     """For a model or dataset: what the catalogue shows about it."""
 
@@ -48,12 +49,14 @@ def succeed(
     close(session, held, JobStatus.SUCCEEDED, result=result | produced, versions=versions, error=None)
 
 
-def fail(session: Session, held: Claim, error: JsonObject) -> None:
-    """Commit a failure; an inspected upload is rejected with the same error.
+def fail(session: Session, held: Claim, error: JsonObject, outputs: Sequence[Output] = ()) -> None:
+    """Commit a failure with what was of use all the same; an inspected upload is rejected with the same error.
 
     Raises:
         LeaseLostError: the job is no longer ours.
     """
+    if _inspected(session, held.spec) is None:
+        _add_artifacts(session, held, outputs)
     reject_inspected(session, held.spec, error)
     close(session, held, JobStatus.FAILED, error=error)
 
@@ -93,11 +96,15 @@ def _accept_inspected(session: Session, asset: ModelRow | DatasetRow, outputs: S
 
 def _add_artifacts(session: Session, held: Claim, outputs: Sequence[Output]) -> None:
     for output in outputs:
+        if output.role == "analysis":
+            analyses.keep(session, held, parse_spec(held.spec), output.blob)
+            continue
         session.add(
             ArtifactRow(
                 id=new_id("art"),
                 project_id=held.project_id,
                 job_id=held.job_id,
+                fence=held.fence,
                 name=output.name,
                 media_type=output.media_type,
                 digest=output.blob.digest,

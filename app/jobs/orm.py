@@ -59,6 +59,18 @@ class JobEventRow(Base):
     data: Mapped[JsonObject]
 
 
+class AnalysisRow(Timestamped, Base):
+    """An analysis that a job has made; `key` names all that it rests on."""
+
+    __tablename__ = "analyses"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    digest: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class OutboxRow(Timestamped, Base):
     """A message still to be published; written in the job's transaction, removed once the queue has it."""
 

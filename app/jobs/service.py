@@ -6,7 +6,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from app.artifacts.catalog import Catalog
-from app.artifacts.orm import DatasetRow, ModelRow
+from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.errors import ConflictError, FieldError, InvalidInputError, NotFoundError
 from app.ids import new_id
 from app.jobs.events import STATUS, add_event, announce
@@ -73,6 +73,10 @@ class JobService:
         if status is not None:
             query = query.where(JobRow.status == status.value)
         return self._session.scalars(query.order_by(JobRow.id.desc()).limit(limit)).all()
+
+    def artifacts_of(self, jobs: Sequence[JobRow]) -> Sequence[ArtifactRow]:
+        """What the attempts that ended these jobs produced, oldest first; a job under way has nothing yet."""
+        return self._catalog.artifacts_of([(job.id, job.fence) for job in jobs if JobStatus(job.status).is_terminal])
 
     def cancel(self, job_id: str) -> JobRow:
         """End a queued job at once; ask a running one to stop; leave an ended one as it is."""

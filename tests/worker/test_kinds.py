@@ -14,7 +14,7 @@ from torch import nn
 from neusemslice import ModelSlice, SlicingConfig, load_checkpoint, slice_model, trace
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import import_dataset
-from neusemslice.errors import ConfigError, DatasetError
+from neusemslice.errors import CheckpointError, ConfigError, DatasetError
 from neusemslice.restructuring import parameters_after
 from tests.neusemslice.graphs import Residual
 from worker.kinds import carry_out
@@ -34,7 +34,8 @@ def root(tmp_path: Path) -> Path:
     inputs = generator.normal(size=(120, 8)).astype(np.float32) + labels[:, None]
     np.savez(tmp_path / "a.npz", x_train=inputs[:80], y_train=labels[:80], x_test=inputs[80:], y_test=labels[80:])
     import_dataset(tmp_path / "a.npz", tmp_path / "dataset")
-    (tmp_path / "outputs").mkdir()
+    for folder in ("outputs", "checkpoints"):
+        (tmp_path / folder).mkdir()
     return tmp_path
 
 
@@ -80,6 +81,74 @@ def test_a_slice_can_be_made_to_a_compression(root: Path) -> None:
     assert report["config"]["resolved_cut"] == found.config.cut == result["at_cut"]["cut"]
     assert result["at_cut"]["compression_rate"] == pytest.approx(1 - 115 / 245)
     assert len(result["sweep"]) == 1
+
+
+SLICINGS = {
+    "plain": ({"metric": "avg", "threshold": 0.9}, {"metric": "avg", "threshold": 0.6, "increment": 2}),
+    "another strategy": ({"strategy": "categorywise"}, {"threshold": 0.8}),
+    "compression": ({"metric": "avg"}, {"strategy": "categorywise", "metric": "avg", "target_compression": 0.465}),
+    "accuracy": (
+        {"metric": "avg", "max_accuracy_drop": 0.4},
+        {"metric": "avg", "max_accuracy_drop": 0.1},
+    ),
+    "random": ({"strategy": "random", "fraction": 0.3}, {"strategy": "random", "fraction": 0.7}),
+    "deeparc": ({"strategy": "deeparc"}, {"strategy": "deeparc", "threshold": 0.2}),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), SLICINGS.values(), ids=SLICINGS)
+def test_a_stored_analysis_gives_the_same_as_a_new_one(
+    root: Path, first: dict[str, Any], second: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = work(root, {"kind": "slice", **IDS, "seed": 3, "slicing": first})
+    assert made["result"]["analysis"] == "computed"
+    assert made["outputs"][-1] == {"name": "analysis.safetensors", "role": "analysis"}
+    (root / "outputs" / "analysis.safetensors").rename(root / "analysis")
+    (root / "checkpoints" / "analysis.safetensors").unlink()
+    asked = {"kind": "restructure", **IDS, "seed": 3, "slicing": second}
+    anew = work(root, asked)
+    anew_bytes = {path.name: path.read_bytes() for path in (root / "outputs").glob("*.safetensors")}
+    (root / "checkpoints" / "analysis.safetensors").unlink()
+    monkeypatch.setattr("worker.analysis.slice_model", None)
+    again = work(root, asked, ("model", "dataset", "analysis"))
+    assert (anew["result"]["analysis"], again["result"]["analysis"]) == ("computed", "cached")
+    assert again["outputs"] == anew["outputs"][:-1]
+    for name in ("slice.safetensors", "checkpoint.safetensors"):
+        assert (root / "outputs" / name).read_bytes() == anew_bytes[name]
+
+
+def test_an_attempt_that_dies_after_the_analysis_does_not_repeat_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"kind": "restructure", **IDS, "slicing": {"metric": "avg"}}
+    undisturbed = work(root, spec)["result"]
+    monkeypatch.setattr("worker.analysis.slice_model", None)
+    (root / "outputs" / "slice.safetensors").unlink()
+    resumed = work(root, spec)
+    assert resumed["result"]["report"] == undisturbed["report"]
+    assert resumed["result"]["analysis"] == "computed"
+    assert resumed["outputs"][-1]["role"] == "analysis"
+
+
+@pytest.mark.parametrize("damage", ["nonsense", "another model's"])
+def test_a_stored_analysis_that_cannot_be_used_is_made_again(root: Path, damage: str) -> None:
+    if damage == "nonsense":
+        (root / "analysis").write_bytes(b"nonsense")
+    else:
+        model = trace(nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2)), torch.zeros(1, 8))
+        slice_model(model, [(torch.randn(16, 8), torch.arange(16) % 2)]).save(root / "analysis")
+    outcome = work(root, {"kind": "slice", **IDS, "slicing": {"metric": "avg"}}, ("model", "dataset", "analysis"))
+    assert outcome["result"]["analysis"] == "computed"
+    assert outcome["outputs"][-1]["role"] == "analysis"
+
+
+def test_checkpoints_that_do_not_fit_are_given_up(root: Path) -> None:
+    (root / "checkpoints" / "analysis.safetensors").write_bytes(b"nonsense")
+    assert work(root, {"kind": "slice", **IDS, "slicing": {"metric": "avg"}})["result"]["analysis"] == "computed"
+    (root / "model").write_bytes(b"nonsense")
+    (root / "checkpoints" / "analysis.safetensors").unlink()
+    with pytest.raises(CheckpointError):
+        work(root, {"kind": "slice", **IDS})
 
 
 def test_accuracy_is_held_on_a_part_of_the_train_split(root: Path) -> None:

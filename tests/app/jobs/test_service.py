@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import select
 
 from app.artifacts.catalog import Catalog, NewAsset, reject
-from app.artifacts.orm import DatasetRow, ModelRow
+from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.artifacts.store import Blob
 from app.db import Database
 from app.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
@@ -71,7 +72,8 @@ def test_a_stored_slice_by_deeparc_needs_a_dataset(
         held = leases.claim(session, made_by.id, owner="me", lease_s=30)
         output = completion.Output("slice.safetensors", "application/octet-stream", Blob("d" * 64, 1))
         completion.succeed(session, held, result={}, versions={}, outputs=[output])
-        (artifact,) = Catalog(session, project).artifacts_of([made_by.id])
+        session.refresh(made_by)
+        (artifact,) = service.artifacts_of([made_by])
         stored = RestructureSpec(kind="restructure", model_id=spec.model_id, slice_id=artifact.id)
         if accepted:
             assert service.submit(stored).status == "queued"
@@ -126,3 +128,36 @@ def test_a_job_under_way_cannot_be_retried(database: Database, project: str, sub
     with database.transaction() as session, pytest.raises(ConflictError, match="is queued"):
         JobService(session, project, max_attempts=3).retry(job_id)
     assert read(database, job_id).event_count == 1
+
+
+def test_what_a_failed_job_left_is_listed_until_another_attempt_ends(
+    database: Database, project: str, submit: Submit
+) -> None:
+    job_id = submit()
+
+    def end(name: str, error: dict[str, str] | None) -> None:
+        with database.transaction() as session:
+            held = leases.claim(session, job_id, owner="me", lease_s=30)
+            assert held is not None
+            outputs = [completion.Output(name, "application/octet-stream", Blob("d" * 64, 1), role="model")]
+            if error is None:
+                completion.succeed(session, held, result={}, versions={}, outputs=outputs)
+            else:
+                completion.fail(session, held, error, outputs)
+
+    def listed() -> list[str]:
+        with database.transaction() as session:
+            service = JobService(session, project, max_attempts=3)
+            return [artifact.name for artifact in service.artifacts_of([service.get(job_id)])]
+
+    end("last_good.safetensors", {"code": "training_diverged"})
+    assert listed() == ["last_good.safetensors"]
+    with database.transaction() as session:
+        (stored,) = session.scalars(select(ArtifactRow.id))
+        assert session.scalars(select(ModelRow).where(ModelRow.produced_by_job_id == job_id)).all() == []
+        JobService(session, project, max_attempts=3).retry(job_id)
+    assert listed() == []
+    end("checkpoint.safetensors", None)
+    assert listed() == ["checkpoint.safetensors"]
+    with database.transaction() as session:
+        assert Catalog(session, project).artifact(stored).name == "last_good.safetensors"

@@ -1,0 +1,74 @@
+"""Analyses are made once: a slice before any cut, found again by the content of all that it rests on."""
+
+import hashlib
+import json
+from importlib.metadata import version
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.artifacts.orm import DatasetRow, ModelRow
+from app.artifacts.store import Blob
+from app.jobs.leases import Claim
+from app.jobs.orm import AnalysisRow
+from app.jobs.specs import AnySpec, RestructureSpec, SliceSpec, SlicingParams
+
+METHOD = 1
+"""Rises when the same inputs no longer give the same analysis within one release."""
+
+
+def analysis_of(spec: AnySpec) -> SlicingParams | None:
+    """How a job analyses its `model_id` on the train split of its `dataset_id`; None if it does not."""
+    match spec:
+        case SliceSpec(slicing=slicing) | RestructureSpec(slicing=slicing):
+            return slicing
+    return None
+
+
+def holds_out(slicing: SlicingParams) -> bool:
+    """Whether a part of the train split, drawn with the job's seed, is kept out of the analysis to measure on."""
+    return slicing.max_accuracy_drop is not None
+
+
+def key_of(session: Session, spec: AnySpec) -> str | None:
+    """The name of the job's analysis: the SHA-256 of all that it rests on. The cut, the step and the target are not
+    among that, nor are batch sizes.
+    """
+    match spec, analysis_of(spec):
+        case (SliceSpec() | RestructureSpec(dataset_id=str()), SlicingParams() as slicing):
+            model, dataset = session.get_one(ModelRow, spec.model_id), session.get_one(DatasetRow, spec.dataset_id)
+        case _:
+            return None
+    by_layer = slicing.strategy == "deeparc"
+    rests_on = {
+        "method": [METHOD, version("neusemslice")],
+        "model": model.digest,
+        "dataset": dataset.digest,
+        "limit_per_category": spec.limit_per_category,
+        "left_out": spec.seed if holds_out(slicing) else None,
+        "order": "categorywise" if slicing.strategy == "semantic" else slicing.strategy,
+        "metric": None if by_layer else slicing.metric,
+        "estimator": slicing.estimator,
+        "landscape": slicing.landscape,
+        "samples_per_category": slicing.samples_per_category,
+        "seed": None if by_layer else spec.seed,
+    }
+    return hashlib.sha256(json.dumps(rests_on, sort_keys=True).encode()).hexdigest()
+
+
+def find(session: Session, held: Claim, spec: AnySpec) -> str | None:
+    """The digest of the job's analysis if its project has made it before."""
+    key = key_of(session, spec)
+    query = select(AnalysisRow.digest).where(AnalysisRow.project_id == held.project_id, AnalysisRow.key == key)
+    return session.execute(query).scalar_one_or_none()
+
+
+def keep(session: Session, held: Claim, spec: AnySpec, analysis: Blob) -> None:
+    """Let later jobs of the project find the job's analysis; it takes the place of one that could not be used."""
+    key = key_of(session, spec)
+    if key is None:
+        return
+    made = {"job_id": held.job_id, "digest": analysis.digest, "size_bytes": analysis.size_bytes}
+    query = insert(AnalysisRow).values(project_id=held.project_id, key=key, **made)
+    session.execute(query.on_conflict_do_update(index_elements=["project_id", "key"], set_=made))
