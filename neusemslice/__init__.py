@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from neusemslice.errors import UnsupportedModelError as UnsupportedModelError
     from neusemslice.evaluation import Evaluation as Evaluation
     from neusemslice.evaluation import evaluate as evaluate
+    from neusemslice.fine_tuning import fine_tune as fine_tune
+    from neusemslice.pruning import prune_weights as prune_weights
+    from neusemslice.pruning_config import PruningConfig as PruningConfig
     from neusemslice.restructuring import restructure as restructure
     from neusemslice.slicing import ModelSlice as ModelSlice
     from neusemslice.slicing import slice_model as slice_model
     from neusemslice.tracing import SliceableModel as SliceableModel
     from neusemslice.tracing import trace as trace
+    from neusemslice.training_config import TrainingConfig as TrainingConfig
 
 _HOME = {
     "Comparison": "comparison",
@@ -35,14 +39,18 @@ _HOME = {
     "Evaluation": "evaluation",
     "ModelSlice": "slicing",
     "NeuSemSliceError": "errors",
+    "PruningConfig": "pruning_config",
     "SliceableModel": "tracing",
     "SlicingConfig": "config",
     "Statistics": "contribution",
+    "TrainingConfig": "training_config",
     "UnsupportedModelError": "errors",
     "compare": "comparison",
     "evaluate": "evaluation",
+    "fine_tune": "fine_tuning",
     "load_checkpoint": "checkpoint",
     "measure_statistics": "contribution",
+    "prune_weights": "pruning",
     "restructure": "restructuring",
     "score_many": "contribution",
     "score_neurons": "contribution",

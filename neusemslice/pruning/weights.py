@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, fx, nn
 
 from neusemslice.errors import UnsupportedModelError
@@ -62,7 +62,16 @@ def prunable_weights(network: fx.GraphModule) -> tuple[PrunableWeight, ...]:
     return tuple(found.values())
 
 
-def zero(weight: PrunableWeight, survives: Tensor) -> None:
+def zero(weight: PrunableWeight, survives: Bool[Tensor, "..."]) -> None:
     """Set the weights that do not survive to zero, in place."""
     with torch.no_grad():
         weight.tensor.masked_fill_(~survives, 0.0)
+
+
+def not_zeroed(network: fx.GraphModule) -> dict[str, Bool[Tensor, "..."]] | None:
+    """What may train so that zeroed weights stay zero: everything else. None where no weight is zero."""
+    survivors = {weight.name: weight.tensor.detach() != 0 for weight in prunable_weights(network)}
+    if all(bool(mask.all()) for mask in survivors.values()):
+        return None
+    everything = {name: torch.ones_like(value, dtype=torch.bool) for name, value in network.named_parameters()}
+    return everything | survivors

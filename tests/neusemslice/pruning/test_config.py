@@ -1,6 +1,8 @@
 """Pruning configs that are refused, and the form that a service stores."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -24,7 +26,6 @@ from neusemslice.training_config import TrainingConfig
         ({"sparsity": float("nan")}, "sparsity"),
         ({"iterations": 3, "amount": 0.0}, "amount"),
         ({"iterations": 3, "amount": 1.0}, "amount"),
-        ({"iterations": 3, "method": "uniform"}, "method"),
         ({"iterations": 3, "distill": True}, "distill"),
     ],
 )
@@ -33,6 +34,20 @@ def test_is_refused_at_birth(values: dict, field: str) -> None:
         PruningConfig(**values)
     assert caught.value.field == field
     assert caught.value.hint
+
+
+def test_an_unknown_method_is_named() -> None:
+    """In a process of its own: here every type is checked before the config can."""
+    code = """
+from neusemslice.errors import ConfigError
+from neusemslice.pruning_config import PruningConfig
+try:
+    PruningConfig(iterations=3, method="uniform")
+except ConfigError as error:
+    print(error.field, error.hint)
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output == "method Use one of: lamp, global, uniform+, erk.\n"
 
 
 @pytest.mark.parametrize("training", [None, TrainingConfig(epochs=2, optimizer="sgd")])
