@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from neusemslice.fine_tuning import fine_tune as fine_tune
     from neusemslice.pruning import prune_weights as prune_weights
     from neusemslice.pruning_config import PruningConfig as PruningConfig
+    from neusemslice.readaptation import Readapted as Readapted
+    from neusemslice.readaptation import ValidRange as ValidRange
+    from neusemslice.readaptation import attack as attack
+    from neusemslice.readaptation import readapt as readapt
+    from neusemslice.readaptation_config import AttackConfig as AttackConfig
+    from neusemslice.readaptation_config import ReadaptConfig as ReadaptConfig
     from neusemslice.restructuring import restructure as restructure
     from neusemslice.slicing import ModelSlice as ModelSlice
     from neusemslice.slicing import slice_model as slice_model
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from neusemslice.training_config import TrainingConfig as TrainingConfig
 
 _HOME = {
+    "AttackConfig": "readaptation_config",
     "Comparison": "comparison",
     "ComparisonConfig": "comparison_config",
     "Contributions": "contribution",
@@ -40,17 +47,22 @@ _HOME = {
     "ModelSlice": "slicing",
     "NeuSemSliceError": "errors",
     "PruningConfig": "pruning_config",
+    "ReadaptConfig": "readaptation_config",
+    "Readapted": "readaptation",
     "SliceableModel": "tracing",
     "SlicingConfig": "config",
     "Statistics": "contribution",
     "TrainingConfig": "training_config",
     "UnsupportedModelError": "errors",
+    "ValidRange": "readaptation",
+    "attack": "readaptation",
     "compare": "comparison",
     "evaluate": "evaluation",
     "fine_tune": "fine_tuning",
     "load_checkpoint": "checkpoint",
     "measure_statistics": "contribution",
     "prune_weights": "pruning",
+    "readapt": "readaptation",
     "restructure": "restructuring",
     "score_many": "contribution",
     "score_neurons": "contribution",

@@ -15,6 +15,8 @@ NeuSemSliceError
 └── StoppedError            the caller's should_stop() asked to stop
 """
 
+from typing import Any
+
 
 class NeuSemSliceError(Exception):
     """Base of the tree. `message` says what was wrong and where, `hint` what to do about it."""
@@ -103,9 +105,13 @@ class RestructureError(NeuSemSliceError):
 
 
 class DivergedError(NeuSemSliceError):
-    """A training's loss became NaN or infinite; the network is as it was after epoch `last_good` (0: as it came)."""
+    """A training's loss became NaN or infinite; the network is as it was after epoch `last_good` (0: as it came).
+
+    `network` is that network, where the training was one of a copy.
+    """
 
     code = "training_diverged"
+    network: Any = None
 
     def __init__(self, message: str, *, last_good: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
