@@ -62,7 +62,9 @@ def create_model(
     def register(session: Any) -> Answer:
         row = context.catalog(session).add(ModelRow, asset, blob)
         context.jobs(session).inspect(InspectModelSpec(kind="inspect_model", model_id=row.id))
-        return Answer(HTTPStatus.ACCEPTED, ModelRead.of(row).model_dump(mode="json"), f"/v1/models/{row.id}")
+        return Answer(
+            HTTPStatus.ACCEPTED, ModelRead.of(row, [(row, None)]).model_dump(mode="json"), f"/v1/models/{row.id}"
+        )
 
     return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
 
@@ -122,7 +124,8 @@ def delete_model(model_id: ModelId, context: Context) -> None:
 
 def _read(context: RequestContext, model_id: str) -> ModelRead:
     with context.transaction() as session:
-        return ModelRead.of(context.catalog(session).get(ModelRow, model_id))
+        model = context.catalog(session).get(ModelRow, model_id)
+        return ModelRead.of(model, context.jobs(session).lineage(model_id))
 
 
 def _read_ready(context: RequestContext, model_id: str) -> ModelRow:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.artifacts.orm import ArtifactRow, AssetColumns, AssetStatus, DatasetRow, ModelRow
@@ -94,6 +94,15 @@ class Catalog:
     def delete(self, kind: type[AssetT], asset_id: str) -> None:
         """Take a model or dataset out of sight; results computed from it stay."""
         self.get(kind, asset_id).deleted_at = self._session.execute(select(func.clock_timestamp())).scalar_one()
+
+    def line_of(self, model_id: str) -> Sequence[ModelRow]:
+        """A model, the one it was made from, and so on up to the upload; also those that were deleted."""
+        own = select(ModelRow.id, ModelRow.parent_model_id, literal(0).label("distance"))
+        line = own.where(ModelRow.id == model_id, ModelRow.project_id == self._project_id).cte(recursive=True)
+        parents = select(ModelRow.id, ModelRow.parent_model_id, line.c.distance + 1)
+        line = line.union_all(parents.join(line, ModelRow.id == line.c.parent_model_id))
+        query = select(ModelRow).join(line, ModelRow.id == line.c.id).order_by(line.c.distance)
+        return self._session.scalars(query).all()
 
     def artifact(self, artifact_id: str) -> ArtifactRow:
         """One artifact.

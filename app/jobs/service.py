@@ -7,13 +7,14 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.catalog import Catalog
 from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
-from app.errors import ConflictError, FieldError, InvalidInputError, NotFoundError
+from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
 from app.jobs.events import STATUS, add_event, announce
+from app.jobs.fit import Named, StoredFile, check_fit
 from app.jobs.leases import back_to_queue, ending
 from app.jobs.orm import JobRow
 from app.jobs.queue import enqueue
-from app.jobs.specs import BRANCHES_OF_DEEPARC, JOB_KINDS, InspectionSpec, JobSpec, RestructureSpec, queue_of
+from app.jobs.specs import JOB_KINDS, ClientSpec, InspectionSpec, queue_of
 from app.jobs.status import JobStatus
 
 
@@ -26,7 +27,7 @@ class JobService:
         self._max_attempts = max_attempts
         self._catalog = Catalog(session, project_id)
 
-    def submit(self, spec: JobSpec) -> JobRow:
+    def submit(self, spec: ClientSpec) -> JobRow:
         """Queue a job.
 
         Raises:
@@ -34,11 +35,7 @@ class JobService:
             ConflictError: the model or dataset is not ready, or was rejected.
             InvalidInputError: model, dataset and slice do not belong together.
         """
-        model = self._catalog.get_ready(ModelRow, spec.model_id)
-        if spec.dataset_id is not None:
-            _check_fit(model, self._catalog.get_ready(DatasetRow, spec.dataset_id))
-        if isinstance(spec, RestructureSpec) and spec.slice_id is not None:
-            self._check_slice(spec, spec.slice_id, model)
+        check_fit(spec, self._find_named(spec))
         return self._add(spec)
 
     def inspect(self, spec: InspectionSpec) -> JobRow:
@@ -61,6 +58,13 @@ class JobService:
             NotFoundError: this project has none with that id.
         """
         return self._find(job_id, for_update=False)
+
+    def lineage(self, model_id: str) -> Sequence[tuple[ModelRow, JobRow | None]]:
+        """A model and what it was made from, up to the upload, each with the job that produced it."""
+        line = self._catalog.line_of(model_id)
+        query = select(JobRow).where(JobRow.id.in_([model.produced_by_job_id for model in line]))
+        jobs = {job.id: job for job in self._session.scalars(query)}
+        return [(model, jobs.get(model.produced_by_job_id or "")) for model in line]
 
     def list(
         self, *, before: str | None, limit: int, status: JobStatus | None = None, kind: str | None = None
@@ -109,7 +113,18 @@ class JobService:
         self._session.refresh(job)
         return job
 
-    def _add(self, spec: JobSpec | InspectionSpec) -> JobRow:
+    def _find_named(self, spec: ClientSpec) -> Named:
+        model = self._catalog.get_ready(ModelRow, spec.model_id)
+        datasets, files = {}, {}
+        for pointer, stored_id in spec.references().items():
+            if stored_id.startswith("ds_"):
+                datasets[pointer] = self._catalog.get_ready(DatasetRow, stored_id)
+            elif stored_id.startswith("art_"):
+                artifact = self._catalog.artifact(stored_id)
+                files[pointer] = StoredFile(artifact, self.get(artifact.job_id).spec)
+        return Named(model, datasets, files)
+
+    def _add(self, spec: ClientSpec | InspectionSpec) -> JobRow:
         values = spec.model_dump(mode="json")
         job = JobRow(
             id=new_id("job"),
@@ -135,47 +150,3 @@ class JobService:
 
     def _set(self, job: JobRow, **values: object) -> None:
         self._session.execute(update(JobRow).where(JobRow.id == job.id).values(**values))
-
-    def _check_slice(self, spec: RestructureSpec, slice_id: str, model: ModelRow) -> None:
-        artifact = self._catalog.artifact(slice_id)
-        made_by = self.get(artifact.job_id).spec
-        made_from = made_by.get("model_id")
-        if not artifact.name.startswith("slice") or made_from != model.id:
-            detail = f"{slice_id} is {artifact.name} of {made_from}, not a slice of {model.id}"
-            raise InvalidInputError(
-                f"The slice does not belong to the model: {detail}.",
-                errors=[FieldError("/slice_id", detail)],
-                hint="Give the id of a slice.safetensors that a slice job made from this very model.",
-            )
-        if made_by["slicing"]["strategy"] != "deeparc":
-            return
-        if spec.branches != "union":
-            errors = [FieldError("/branches", BRANCHES_OF_DEEPARC)]
-            raise InvalidInputError(BRANCHES_OF_DEEPARC, errors=errors, hint="Leave branches out.")
-        if spec.dataset_id is None:
-            detail = "the layers that stand in for those that a deeparc slice takes out are fitted to samples"
-            raise InvalidInputError(
-                f"There is no dataset: {detail}.",
-                errors=[FieldError("/dataset_id", detail)],
-                hint="Give the dataset that the slice was made on.",
-            )
-
-
-def _check_fit(model: ModelRow, dataset: DatasetRow) -> None:
-    """A model and a dataset whose shapes or categories differ can be refused before anything runs."""
-    wanted, offered = model.facts or {}, dataset.facts or {}
-    if wanted["categories"] == 1:
-        detail = "the model has one output, as a regression has, and a dataset's labels are categories"
-        raise InvalidInputError(
-            f"No dataset fits the model: {detail}.",
-            errors=[FieldError("/model_id", detail)],
-            hint="Use the library: neusemslice.slice_model takes labels that are real numbers.",
-        )
-    for field, noun in (("input_shape", "shape"), ("categories", "number of categories")):
-        if wanted[field] != offered[field]:
-            detail = f"the model takes {noun} {wanted[field]}, the dataset has {offered[field]}"
-            raise InvalidInputError(
-                f"The dataset does not fit the model: {detail}.",
-                errors=[FieldError("/dataset_id", detail)],
-                hint="Upload the dataset with a matching preprocess, or choose another model.",
-            )

@@ -91,16 +91,31 @@ def test_the_produced_model_knows_its_origin_and_can_be_sliced_again(service: Se
         model = client.get(f"/v1/models/{story['restructured']['result']['model_id']}")
         assert (model["name"], model["status"], model["parent_model_id"]) == ("small", "ready", story["model_id"])
         assert model["produced_by_job_id"] == story["restructured"]["id"]
-        job = {"kind": "restructure", "model_id": model["id"], "dataset_id": story["dataset_id"]}
-        slicing = {"strategy": "global", "metric": "avg", "fraction": 0.5}
-        again = client.wait(client.submit(job | {"slicing": slicing}))
+        both = {"model_id": model["id"], "dataset_id": story["dataset_id"]}
+        sliced = client.wait(client.submit({"kind": "slice", **both, "slicing": {"metric": "avg"}}))
+        assert sliced["status"] == "succeeded", sliced["error"]
+        slicing = {"strategy": "categorywise", "metric": "avg", "fraction": 0.5}
+        again = client.wait(client.submit({"kind": "restructure", **both, "slicing": slicing}))
         assert again["status"] == "succeeded", again["error"]
+        assert [job["result"]["analysis"] for job in (story["sliced"], sliced, again)] == [
+            "computed",
+            "computed",
+            "cached",
+        ]
         assert again["result"]["after"]["parameters"] < again["result"]["before"]["parameters"]
         assert {item["name"] for item in again["artifacts"]} == {
             "report.json",
             "slice.safetensors",
             "checkpoint.safetensors",
         }
+        line = client.get(f"/v1/models/{again['result']['model_id']}")["lineage"]
+    assert [(model["name"], model["produced_by"] and model["produced_by"]["job_id"]) for model in line] == [
+        ("small (restructured)", again["id"]),
+        ("small", story["restructured"]["id"]),
+        ("mlp", None),
+    ]
+    slice_id = next(item["id"] for item in story["sliced"]["artifacts"] if item["name"] == "slice.safetensors")
+    assert line[1]["produced_by"]["inputs"] == {"dataset_id": story["dataset_id"], "slice_id": slice_id}
 
 
 def test_a_comparison_ends_in_a_report_that_is_saved_not_shown(service: Service, story: dict, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from app.jobs.specs.common import (
     Producing,
     Strict,
     file_of,
+    references,
 )
 from app.jobs.specs.compare import CompareSpec
 from app.jobs.specs.inspections import InspectDatasetSpec, InspectModelSpec
@@ -52,6 +53,7 @@ __all__ = [
     "file_of",
     "parse_spec",
     "queue_of",
+    "references",
 ]
 
 ClientSpec = SliceSpec | RestructureSpec | CompareSpec

@@ -1,7 +1,7 @@
 """What the specs of all kinds are made of."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar
 
@@ -65,7 +65,7 @@ class Common(Strict):
 
     def references(self) -> dict[str, str]:
         """The ids of all stored models, datasets and slices that the job works on, by JSON pointer."""
-        return dict(_references(self.model_dump(mode="json", exclude={"metadata"}), ""))
+        return references(self.model_dump(mode="json", exclude={"metadata"}))
 
 
 class Producing(Common):
@@ -82,9 +82,14 @@ def file_of(pointer: str) -> str:
     return "_".join(re.sub(r"_ids?$", "", part) for part in pointer.split("/")[1:])
 
 
+def references(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Those of a stored spec, of any version of this code."""
+    return dict(_references(spec, ""))
+
+
 def _references(value: Any, pointer: str, named: bool = False) -> Iterator[tuple[str, str]]:
     match value:
-        case dict():
+        case Mapping():
             for field, item in value.items():
                 yield from _references(item, f"{pointer}/{field}", field.endswith(("_id", "_ids")))
         case list():

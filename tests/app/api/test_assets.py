@@ -12,7 +12,7 @@ from app.artifacts.store import Blob
 from app.jobs import completion, leases
 from app.jobs.completion import Output
 from app.jobs.orm import JobRow
-from tests.app.api.conftest import Api
+from tests.app.api.conftest import FACTS, Api
 
 SPEC = json.dumps({"builder": "mlp", "kwargs": {"sizes": [64, 8, 10]}, "input_shape": [1, 8, 8]})
 CONTENT = bytes(range(256)) * 4
@@ -157,6 +157,30 @@ def test_artifacts_of_a_job(api: Api, client: httpx.Client, job: dict[str, objec
     restructure = {"kind": "restructure", "model_id": job["model_id"], "slice_id": artifact["id"]}
     answer = client.post("/v1/jobs", json=restructure)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/slice_id")
+
+
+def test_the_line_of_a_model_leads_back_to_the_upload(api: Api, client: httpx.Client, job: dict[str, object]) -> None:
+    blob = Blob(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    first, model_id = job["model_id"], job["model_id"]
+    line = [{"model_id": first, "name": "x", "deleted": False, "produced_by": None}]
+    assert client.get(f"/v1/models/{first}").json()["lineage"] == line
+    for name in ("x (restructured)", "x (restructured) (restructured)"):
+        inputs = {"dataset_id": job["dataset_id"]}
+        spec = {"kind": "restructure", "model_id": model_id, **inputs, "slicing": {}, "metadata": {"of_id": "mine"}}
+        queued = client.post("/v1/jobs", json=spec).json()
+        with api.database.transaction() as session:
+            held = leases.claim(session, queued["id"], owner="test", lease_s=60)
+            assert held is not None
+            facts = FACTS | {"architecture": {"builder": "graph"}}
+            outputs = [Output("checkpoint.safetensors", "application/octet-stream", blob, role="model", facts=facts)]
+            completion.succeed(session, held, result={}, versions={}, outputs=outputs)
+        model_id = client.get(queued["links"]["self"]).json()["result"]["model_id"]
+        produced_by = {"job_id": queued["id"], "kind": "restructure", "inputs": inputs}
+        line.insert(0, {"model_id": model_id, "name": name, "deleted": False, "produced_by": produced_by})
+    client.delete(f"/v1/models/{first}")
+    line[-1]["deleted"] = True
+    assert client.get(f"/v1/models/{model_id}").json()["lineage"] == line
+    assert all(model["lineage"] == [] for model in client.get("/v1/models").json()["data"])
 
 
 def test_a_deleted_model_is_gone(client: httpx.Client, job: dict[str, object]) -> None:
