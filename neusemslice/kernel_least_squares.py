@@ -52,8 +52,8 @@ class KernelLeastSquares:
         odd, inputs, targets = torch.cat(self._halves), torch.cat(self._inputs, -2), torch.cat(self._targets, -2)
         kernel = _products(inputs)
         width = inputs.shape[-1]
-        penalty, error = best_penalty(lambda p: _held_out(kernel, targets, odd, width, p))
-        error += _held_out(kernel, targets, ~odd, width, penalty)
+        penalty, error = best_penalty(lambda p: _held_out(kernel, targets, ~odd, width, p))
+        error += _held_out(kernel, targets, odd, width, penalty)
         everything = torch.ones_like(odd)
         dual = _dual(kernel, targets, everything, width, penalty)
         middle = inputs.double().mean(-2, keepdim=True)

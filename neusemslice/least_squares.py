@@ -1,8 +1,8 @@
 """Ridge regression from a stream: the map of one value to another, with a held-out estimate of how well it does.
 
 Only sums of products are kept, in float64 and in two halves of the samples: one half chooses the penalty of what was
-fitted on the other, each judges what was fitted on the other, then both are fitted together. Several maps, one for each group, may be fitted at once;
-they share their penalty.
+fitted on the other, each judges what was fitted on the other, then both are fitted together. Several maps, one for
+each group, may be fitted at once; they share their penalty.
 """
 
 import math
@@ -122,7 +122,9 @@ def best_penalty(error: Callable[[float], float], penalties: Sequence[float] = P
 
 
 def relative(error: float, variance: float) -> float:
-    """A squared error as |difference| over |deviation|; 0 if nothing varies."""
+    """A squared error as |difference| over |deviation|; 0 if nothing varies, NaN if one of them is not finite."""
+    if not math.isfinite(error + variance):
+        return math.nan
     return (max(error, 0.0) / variance) ** 0.5 if variance > 0 else 0.0
 
 

@@ -53,10 +53,7 @@ def refit(place: Place) -> LayerFit:
     few = samples * at.shape[1] <= rows.inputs or rows.inputs > WIDEST
     regression = KernelLeastSquares() if few else LeastSquares()
     spread = Spread(rows.groups, rows.outputs)
-    for part, reads, wanted in _parts(rows, place, at, every):
-        inputs = rows.read(reads, part)
-        inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        targets = rows.given(wanted, part, place.kept).double()
+    for inputs, targets in _parts(rows, place, at, every):
         missing = targets - _given(place.layer, rows, inputs).double()
         spread.add(targets, missing)
         regression.add(inputs, missing)
@@ -71,9 +68,7 @@ def shift_to_mean(place: Place) -> LayerFit:
     rows = LayerRows(place.layer)
     at, every = _positions(rows, place.wanted)
     spread = Spread(rows.groups, rows.outputs)
-    for part, reads, wanted in _parts(rows, place, at, every):
-        targets = rows.given(wanted, part, place.kept).double()
-        inputs = rows.read(reads, part)
+    for inputs, targets in _parts(rows, place, at, every):
         spread.add(targets, targets - _given(place.layer, rows, inputs).double())
     shift(place, spread.mean_missing().flatten())
     return LayerFit(spread.of(spread.missing), spread.of(spread.missing_after_shift()))
@@ -162,11 +157,13 @@ def _positions(rows: LayerRows, wanted: Float[Tensor, "samples ..."]) -> tuple[P
     return (places * (positions / looked_at)).long().clamp_max(positions - 1).to(wanted.device), every
 
 
-def _parts(rows: LayerRows, place: Place, at: Positions, every: int) -> Iterator[tuple[Positions, Tensor, Tensor]]:
-    """The samples looked at, some at a time: positions, what is read, what is wanted."""
+def _parts(rows: LayerRows, place: Place, at: Positions, every: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The samples looked at, some at a time: what is read at their positions, and what should be given."""
     of_a_sample = 8 * at.shape[1] * rows.groups * (rows.inputs + 2 * rows.outputs)
     at_once = max(1, RUN_BYTES // of_a_sample)
     for start in range(0, len(at), at_once):
         part = at[start : start + at_once]
         chosen = slice(start * every, (start + len(part)) * every, every)
-        yield part, place.reads[chosen], place.wanted[chosen]
+        inputs = rows.read(place.reads[chosen], part)
+        targets = rows.given(place.wanted[chosen], part, place.kept).double()
+        yield inputs.to(torch.promote_types(inputs.dtype, torch.float32)), targets

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from neusemslice.cutting import Cut
-from neusemslice.graph_layers import Scatter
 from neusemslice.roles import is_producer
 
 RUN_BYTES = 64 * 1024**2
@@ -40,6 +39,7 @@ class Frontier:
 
     def __init__(self, cut: Cut, smaller: fx.GraphModule, inputs: Tensor) -> None:
         self._cut, self._smaller = cut, smaller
+        self._own = {name for name, _ in cut.model.graph_module.named_modules()}
         self._values: dict[fx.Node, Value] = {}
         self._left: Counter[fx.Node] = Counter({node: len(node.users) for node in smaller.graph.nodes})
         (start,) = smaller.graph.find_nodes(op="placeholder")
@@ -49,10 +49,6 @@ class Frontier:
     def read_by(self, node: fx.Node) -> list[Value]:
         """What a layer reads."""
         return [self._values[source] for source in node.all_input_nodes]
-
-    def known(self, node: fx.Node) -> Value | None:
-        """A value, if it has been computed and is still held."""
-        return self._values.get(node)
 
     def original(self, node: fx.Node) -> Tensor:
         """What the layer gives in the original network."""
@@ -81,8 +77,7 @@ class Frontier:
 
     def _is_new(self, node: fx.Node) -> bool:
         """Whether the removal put it in: a scatter among the branches that lost neurons of their own."""
-        own = dict(self._cut.model.graph_module.named_modules())
-        return str(node.target) not in own and isinstance(self._smaller.get_submodule(str(node.target)), Scatter)
+        return node.op == "call_module" and str(node.target) not in self._own
 
     @staticmethod
     def _size(value: Value) -> int:
