@@ -16,11 +16,12 @@ from torch import Tensor, fx, nn
 from neusemslice.architecture import build_network, describe_network
 from neusemslice.errors import ArchitectureError, CheckpointError, WeightsError
 from neusemslice.layer_types import show
-from neusemslice.safetensors_file import MAX_HEADER_BYTES, read_json_metadata, replacing
+from neusemslice.safetensors_file import MAX_HEADER_BYTES, file_bytes, read_json_metadata, replacing
 from neusemslice.weights import load_network
 
 FORMAT = 1
 _KEY = "neusemslice"
+_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 _FIELDS = {"format", "architecture", "extra"}
 
 
@@ -53,6 +54,17 @@ def save_checkpoint(
         raise CheckpointError(f"extra has {len(metadata):,} characters.", hint="Keep bulk data in a file of its own.")
     with replacing(Path(path)) as draft:
         save_file(tensors, draft, {_KEY: metadata})
+
+
+def checkpoint_bytes(network: fx.GraphModule, input_shape: tuple[int, ...]) -> int:
+    """Size of the file that `save_checkpoint` writes without `extra`. Nothing is written; tensors need no values.
+
+    Raises:
+        ArchitectureError: the network cannot be written as data; names the node.
+    """
+    about = {"format": FORMAT, "architecture": describe_network(network, input_shape), "extra": {}}
+    tensors = {name: (_NAMES[tensor.dtype], tensor.shape) for name, tensor in network.state_dict().items()}
+    return file_bytes(tensors, {_KEY: json.dumps(about)})
 
 
 def load_checkpoint(path: str | Path) -> nn.Module:

@@ -1,5 +1,6 @@
 """Parameters of a slicing, as a frozen value checked at birth. Free of torch, so a service can validate with it."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ MetricName = Literal[
 StrategyName = Literal["semantic", "categorywise", "global", "random", "deeparc"]
 Estimator = Literal["unbiased", "biased"]
 Landscape = Literal["pooled", "flattened"]
-Target = Literal["target_compression", "max_accuracy_drop"]
+Target = Literal["target_compression", "target_size_bytes", "target_latency_ms", "max_accuracy_drop"]
 Branches = Literal["union", "scatter"]
 """What happens to branches that are added up, each with its own choice of neurons.
 
@@ -54,7 +55,7 @@ class SlicingConfig:
     """How neurons are scored and where the cut is made.
 
     Give the cut itself (`threshold` or `fraction`, whichever the strategy takes), or a target that it is searched for
-    (`target_compression` or `max_accuracy_drop`), or nothing for the default.
+    (`target_compression`, `target_size_bytes`, `target_latency_ms` or `max_accuracy_drop`), or nothing for the default.
 
     Args:
         strategy: `semantic` keeps, per layer and category, the smallest prefix of neurons in contribution order whose
@@ -65,6 +66,9 @@ class SlicingConfig:
         threshold: theta in (0, 1], for `semantic` and `deeparc` (default 0.99).
         fraction: share of each layer's neurons kept, in (0, 1], for the three other strategies. Default 0.5.
         target_compression: share of the parameters to remove, in (0, 1); not for `deeparc`.
+        target_size_bytes: most bytes of the checkpoint file; as little as possible is removed. Not for `deeparc`.
+        target_latency_ms: most milliseconds of one forward pass on the model's device, measured. Not for `deeparc`.
+        latency_batch_size: samples of that pass.
         max_accuracy_drop: accuracy that may be lost on validation data, in [0, 1): 0.01 is one percentage point; not
             for `deeparc`.
         increment: step t of the semantic scan (paper, section 3.3): the number of neurons kept grows by t.
@@ -85,6 +89,9 @@ class SlicingConfig:
     threshold: float | None = None
     fraction: float | None = None
     target_compression: float | None = None
+    target_size_bytes: int | None = None
+    target_latency_ms: float | None = None
+    latency_batch_size: int = 1
     max_accuracy_drop: float | None = None
     increment: int = 1
     estimator: Estimator = "unbiased"
@@ -102,6 +109,7 @@ class SlicingConfig:
         self._check_cut_and_target()
         smallest = 4 if self.estimator == "unbiased" else 2
         for field, least in (
+            ("latency_batch_size", 1),
             ("increment", 1),
             ("samples_per_category", smallest),
             ("memory_budget_bytes", 1),
@@ -125,9 +133,15 @@ class SlicingConfig:
             raise ConfigError(
                 f"{other} is no parameter of strategy={self.strategy!r}.", field=other, hint=f"Give {own} instead."
             )
-        given = [name for name in (own, "target_compression", "max_accuracy_drop") if getattr(self, name) is not None]
+        given = [name for name in (own, *get_args(Target)) if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} contradict each other.", field=given[-1], hint="Give one.")
+        if self.latency_batch_size != 1 and self.target_latency_ms is None:
+            raise ConfigError(
+                "latency_batch_size says how target_latency_ms is measured, and there is none.",
+                field="latency_batch_size",
+                hint="Give target_latency_ms, or leave latency_batch_size out.",
+            )
         if self.target is None:
             if self.resolved_cut is not None:
                 raise ConfigError("resolved_cut needs a target.", field="resolved_cut", hint=f"Give {own} instead.")
@@ -141,22 +155,31 @@ class SlicingConfig:
                 field=self.target,
                 hint="Give threshold instead.",
             )
-        compression, drop = self.target_compression, self.max_accuracy_drop
-        if not (compression is None or 0.0 < compression < 1.0) or not (drop is None or 0.0 <= drop < 1.0):
-            raise ConfigError(
-                f"{self.target}={getattr(self, self.target)} is out of range.",
-                field=self.target,
-                hint="Use a share between 0 and 1, such as 0.5 for half of the parameters or 0.01 for one point.",
-            )
+        self._check_target(self.target)
         if self.resolved_cut is not None:
             check_cut(self.strategy, self.resolved_cut)
+
+    def _check_target(self, target: Target) -> None:
+        value = getattr(self, target)
+        if target == "target_compression":
+            holds = 0 < value < 1
+        elif target == "max_accuracy_drop":
+            holds = 0 <= value < 1
+        else:
+            holds = 0 < value < math.inf
+        if not holds:
+            raise ConfigError(
+                f"{target}={value} is out of range.",
+                field=target,
+                hint="Use a number above 0."
+                if target in ("target_size_bytes", "target_latency_ms")
+                else "Use a share between 0 and 1, such as 0.5 for half of the parameters or 0.01 for one point.",
+            )
 
     @property
     def target(self) -> Target | None:
         """The field that holds the target, if there is one."""
-        if self.target_compression is not None:
-            return "target_compression"
-        return None if self.max_accuracy_drop is None else "max_accuracy_drop"
+        return next((target for target in get_args(Target) if getattr(self, target) is not None), None)
 
     @property
     def cut(self) -> float:
@@ -174,7 +197,7 @@ class SlicingConfig:
 
     def with_cut(self, cut: float) -> "SlicingConfig":
         """The same config with this theta (semantic, deeparc) or fraction (the other strategies), and no target."""
-        given: dict[str, Any] = dict.fromkeys(("target_compression", "max_accuracy_drop", "resolved_cut"))
+        given: dict[str, Any] = dict.fromkeys((*get_args(Target), "resolved_cut")) | {"latency_batch_size": 1}
         return type(self)(**{**self.to_dict(), **given, cut_field(self.strategy): cut})
 
     def resolved(self, cut: float) -> "SlicingConfig":

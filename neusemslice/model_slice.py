@@ -17,8 +17,8 @@ from neusemslice.config import SlicingConfig
 from neusemslice.errors import CheckpointError, ConfigError
 from neusemslice.selection import keep_masks
 
-FORMAT = 2
-"""Of the file. Format 1 had a config without targets and increments; it is read."""
+FORMAT = 3
+"""Of the file. Format 1 had a config without targets and increments, format 2 one without budgets; they are read."""
 
 _KEY = "neusemslice_slice"
 _PARTS = ("contributions", "orders", "curves", "control_curves")

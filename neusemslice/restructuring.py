@@ -190,7 +190,18 @@ def parameters_after(
     Raises:
         SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
     """
-    return count_parameters(_remove(cut_neurons(model, keep, branches), copy_graph(model.graph_module, "meta")))
+    return count_parameters(shapes_after(model, keep, branches))
+
+
+def shapes_after(
+    model: SliceableModel, keep: Mapping[str, Bool[Tensor, " _"]], branches: Branches = "union"
+) -> fx.GraphModule:
+    """The network restructured to these keep masks, with tensors that have a shape but no values.
+
+    Raises:
+        SliceMismatchError: `keep` names a layer or a number of neurons that the model does not have.
+    """
+    return _remove(cut_neurons(model, keep, branches), copy_graph(model.graph_module, "meta"))
 
 
 def _remove(cut: Cut, smaller: fx.GraphModule) -> fx.GraphModule:

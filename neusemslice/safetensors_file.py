@@ -5,9 +5,10 @@ overlap, leave holes, or do not cover the file exactly; what is added here bound
 """
 
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ _NUMPY = {
     "BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I8": "i1", "I16": "<i2", "I32": "<i4",
     "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
+_WIDTHS = {
+    "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8,
+    "I64": 8, "U64": 8,
+}  # fmt: skip
+"""Bytes of a number, in the order in which the safetensors library sorts types, the last first."""
 
 
 def looks_like_safetensors(path: Path) -> bool:
@@ -103,6 +109,17 @@ def map_arrays(path: Path, error: type[NeuSemSliceError]) -> dict[str, NDArray[A
         else:
             arrays[name] = np.memmap(path, dtype, "r", 8 + length + start, shape)
     return arrays
+
+
+def file_bytes(tensors: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping[str, str]) -> int:
+    """Size of the file that safetensors writes of tensors (type and shape, by name): sorted by type and name."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    places, end = {dtype: place for place, dtype in enumerate(_WIDTHS)}, 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-places[item[1][0]], item[0])):
+        start, end = end, end + math.prod(shape) * _WIDTHS[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + math.ceil(len(text) / 8) * 8 + end
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def slice_model(
     Raises:
         ConfigError: the memory budget is too small, or a target of accuracy comes without validation data.
         DatasetError: the data does not fit the model, a category has no or too few samples, or it reads only once.
-        TargetError: no cut reaches the config's target.
+        TargetError: no cut reaches the config's target; of a budget that is too small for any cut, before the analysis.
         StoppedError: should_stop() returned true.
     """
     configs = [config or SlicingConfig()]
@@ -74,7 +74,7 @@ def slice_many(
     Args: and Raises: those of `slice_model`.
     """
     require_reiterable(data)
-    check_targets(configs, validation)
+    check_targets(model, configs, validation, branches)
     progress = Progress(on_progress, should_stop)
     by_layer = [place for place, config in enumerate(configs) if config.strategy == "deeparc"]
     by_neuron = [place for place, config in enumerate(configs) if config.strategy != "deeparc"]

@@ -1,39 +1,38 @@
-"""From a target to the cut that meets it: a search over the steps of an analysis, without analysing again.
-
-What a cut keeps changes only where the cut passes a value of a curve (semantic) or a share k / n of a layer's neurons
-(the other strategies). Between two such steps all cuts are the same, so the steps are all there is to search.
-"""
+"""From a target to the cut that meets it: a search over the steps of an analysis, without analysing again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
 from neusemslice.batches import Batches, require_reiterable
-from neusemslice.config import Branches, SlicingConfig, cut_field
+from neusemslice.budgets import check_budget, meet_latency, meet_size
+from neusemslice.config import Branches, SlicingConfig
 from neusemslice.errors import ConfigError, TargetError
 from neusemslice.evaluation import evaluate
 from neusemslice.masking import mask_neurons
 from neusemslice.model_slice import ModelSlice
-from neusemslice.profiling import count_parameters
 from neusemslice.progress import Progress
-from neusemslice.restructuring import parameters_after
-from neusemslice.selection import scanned_counts
+from neusemslice.steps import TOLERANCE, Steps
 from neusemslice.tracing import SliceableModel
 
-TOLERANCE = 0.005
-"""Largest difference between the compression asked for and the one reached."""
 MAX_EVALUATIONS = 12
 """Most evaluations of a cut on the validation data for one accuracy target, beside one of the network itself."""
 
 _ROUNDING = 1e-9
 
 
-def check_targets(configs: Sequence[SlicingConfig], validation: Batches | None) -> None:
-    """Raises ConfigError or DatasetError if a config has a target of accuracy and there is nothing to measure it on."""
+def check_targets(
+    model: SliceableModel, configs: Sequence[SlicingConfig], validation: Batches | None, branches: Branches
+) -> None:
+    """What can be known before the analysis.
+
+    Raises:
+        ConfigError: a config has a target of accuracy, and there is nothing to measure it on.
+        DatasetError: the validation data can be read only once.
+        TargetError: a budget of size or latency is less than a network of one neuron a layer needs.
+    """
     if any(config.target == "max_accuracy_drop" and config.resolved_cut is None for config in configs):
         if validation is None:
             raise ConfigError(
@@ -42,6 +41,8 @@ def check_targets(configs: Sequence[SlicingConfig], validation: Batches | None) 
                 hint="Pass validation: labelled batches that are neither analysed nor used to judge the result.",
             )
         require_reiterable(validation)
+    for config in configs:
+        check_budget(model, config, branches)
 
 
 def resolve_targets(
@@ -60,31 +61,13 @@ def resolve_targets(
     compression, so a smaller slice that keeps the promise may exist: the search is a bisection of the compression, of
     at most `MAX_EVALUATIONS` evaluations.
 
+    `target_size_bytes` and `target_latency_ms` are budgets, see `neusemslice.budgets`.
+
     Raises:
-        TargetError: no cut is near enough to the compression, or even the gentlest cut loses too much.
+        TargetError: no cut is near enough to the compression or within the budget, or even the gentlest loses too much.
     """
     own_accuracy = cache(lambda: _accuracy(model.graph_module, validation, progress))
     return [_resolve(model, slice_, own_accuracy, validation, branches, progress) for slice_ in slices]
-
-
-def cut_steps(slice_: ModelSlice) -> Float64[Tensor, " steps"]:
-    """A cut for each choice of neurons that a slice can make, in ascending order: what is kept only grows.
-
-    Each lies in the middle of the cuts that make its choice, so that rounding cannot change it.
-    """
-    if slice_.config.strategy == "semantic":
-        highest = [
-            curves[:, scanned_counts(curves.shape[1], slice_.config.increment) - 1].cummax(1).values.flatten()
-            for curves in slice_.curves.values()
-        ]
-        ends = torch.cat(highest).clamp(max=1.0)
-    else:
-        sizes = sorted({order.shape[1] for order in slice_.orders.values()})
-        ends = torch.cat([torch.arange(1, size + 1, dtype=torch.float64) / size for size in sizes])
-    ends = ends[ends > 0].unique()
-    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    middles = (starts + ends) / 2
-    return torch.where(middles > starts, middles, ends)
 
 
 def _resolve(
@@ -97,9 +80,13 @@ def _resolve(
 ) -> ModelSlice:
     if slice_.config.target is None or slice_.config.resolved_cut is not None:
         return slice_
-    steps = _Steps(model, slice_, branches, progress)
+    steps = Steps(model, slice_, branches, progress)
     if slice_.config.target_compression is not None:
         place = _meet_compression(steps, slice_.config.target_compression)
+    elif slice_.config.target_size_bytes is not None:
+        place = meet_size(steps, slice_.config.target_size_bytes)
+    elif slice_.config.target_latency_ms is not None:
+        place = meet_latency(steps, slice_.config.target_latency_ms, slice_.config.latency_batch_size)
     else:
         assert slice_.config.max_accuracy_drop is not None  # the only other target
         place = _hold_accuracy(
@@ -110,45 +97,7 @@ def _resolve(
     return replace(slice_, config=slice_.config.resolved(steps.cuts[place]))
 
 
-class _Steps:
-    """The cuts of a slice, in ascending order, with the compression at each. It falls as the cut rises."""
-
-    def __init__(self, model: SliceableModel, slice_: ModelSlice, branches: Branches, progress: Progress) -> None:
-        self._model, self._slice, self._branches, self._progress = model, slice_, branches, progress
-        self._before = count_parameters(model.graph_module)
-        self._known: dict[int, float] = {}
-        self.cuts: list[float] = cut_steps(slice_).tolist()
-
-    def at(self, place: int) -> ModelSlice:
-        """The slice at that step."""
-        return self._slice.at(self.cuts[place])
-
-    def compression(self, place: int) -> float:
-        """Share of the parameters that the step removes."""
-        if place not in self._known:
-            self._progress.report("target", 0, 1)
-            left = parameters_after(self._model, self.at(place).merged(), self._branches)
-            self._known[place] = 1 - left / self._before
-        return self._known[place]
-
-    def first_at_most(self, compression: float) -> int:
-        """The lowest cut that removes no more than that; the highest cut if all remove more."""
-        low, high = 0, len(self.cuts) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self.compression(middle) <= compression:
-                high = middle
-            else:
-                low = middle + 1
-        return low
-
-    def describe(self, place: int) -> str:
-        """What the step does, for a message."""
-        field = cut_field(self._slice.config.strategy)
-        return f"{field}={self.cuts[place]:.6g} removes {self.compression(place):.2%}"
-
-
-def _meet_compression(steps: _Steps, target: float) -> int:
+def _meet_compression(steps: Steps, target: float) -> int:
     """The step nearest to the target."""
     found = steps.first_at_most(target)
     neighbours = [place for place in (found - 1, found) if place >= 0]
@@ -162,7 +111,7 @@ def _meet_compression(steps: _Steps, target: float) -> int:
     return nearest
 
 
-def _hold_accuracy(steps: _Steps, least: float, accuracy: Callable[[int], float]) -> int:
+def _hold_accuracy(steps: Steps, least: float, accuracy: Callable[[int], float]) -> int:
     """The step that removes most among the evaluated ones with at least that accuracy."""
     gentle, fierce, measured = len(steps.cuts) - 1, -1, {}
 

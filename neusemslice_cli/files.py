@@ -29,6 +29,11 @@ Fraction = Annotated[float | None, typer.Option(help="Share of neurons kept, for
 TargetCompression = Annotated[
     float | None, typer.Option(help="Share of the parameters to remove; the cut is searched for.")
 ]
+TargetSize = Annotated[int | None, typer.Option(help="Most bytes of the checkpoint file; the cut is searched for.")]
+TargetLatency = Annotated[
+    float | None, typer.Option(help="Most milliseconds of one forward pass here; the cut is searched for by timing.")
+]
+LatencyBatch = Annotated[int, typer.Option(min=1, help="Samples of that pass.")]
 MaxAccuracyDrop = Annotated[
     float | None,
     typer.Option(help="Accuracy that may be lost; the cut is searched for on a tenth of the train split, held out."),
@@ -49,6 +54,9 @@ def slice_files(
     threshold: Threshold = None,
     fraction: Fraction = None,
     target_compression: TargetCompression = None,
+    target_size_bytes: TargetSize = None,
+    target_latency_ms: TargetLatency = None,
+    latency_batch_size: LatencyBatch = 1,
     max_accuracy_drop: MaxAccuracyDrop = None,
     increment: Increment = 1,
     seed: Seed = 0,
@@ -64,6 +72,9 @@ def slice_files(
             "threshold": threshold,
             "fraction": fraction,
             "target_compression": target_compression,
+            "target_size_bytes": target_size_bytes,
+            "target_latency_ms": target_latency_ms,
+            "latency_batch_size": latency_batch_size,
             "max_accuracy_drop": max_accuracy_drop,
             "increment": increment,
             "seed": seed,

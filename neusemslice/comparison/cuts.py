@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from neusemslice.progress import Progress
 from neusemslice.restructuring import parameters_after
 from neusemslice.slicing import ModelSlice
-from neusemslice.targets import cut_steps
+from neusemslice.steps import cut_steps
 from neusemslice.tracing import SliceableModel
 
 

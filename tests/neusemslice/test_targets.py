@@ -14,7 +14,8 @@ from neusemslice.masking import mask_neurons
 from neusemslice.profiling import count_parameters
 from neusemslice.restructuring import parameters_after
 from neusemslice.slicing import slice_many
-from neusemslice.targets import MAX_EVALUATIONS, TOLERANCE, cut_steps
+from neusemslice.steps import TOLERANCE, cut_steps
+from neusemslice.targets import MAX_EVALUATIONS
 from neusemslice.tracing import SliceableModel
 from tests.neusemslice.networks import randomised
 

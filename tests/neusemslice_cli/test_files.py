@@ -61,6 +61,15 @@ def test_slicing_to_a_target(folder: Path) -> None:
     assert "cut at" in run("slice", *arguments, "--max-accuracy-drop", "0.5", "--increment", "2")
 
 
+def test_slicing_to_a_budget(folder: Path) -> None:
+    arguments = ("net.json", "--weights", "net.safetensors", "--data", "data.npz", "--metric", "avg")
+    whole = (folder / "net.safetensors").stat().st_size
+    run("slice", *arguments, "--strategy", "global", "--target-size-bytes", str(whole + 3000))
+    run("restructure", *arguments[:3], "--slice", "slice.safetensors")
+    assert (folder / "restructured.safetensors").stat().st_size <= whole + 3000
+    assert "cut at" in run("slice", *arguments, "--target-latency-ms", "60000", "--latency-batch-size", "2")
+
+
 def test_deeparc_needs_data_to_sew(folder: Path) -> None:
     model = ("net.json", "--weights", "net.safetensors")
     run("slice", *model, "--data", "data.npz", "--strategy", "deeparc", "--threshold", "0.05")

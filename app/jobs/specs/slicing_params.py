@@ -23,6 +23,14 @@ class SlicingParams(Strict):
     target_compression: Share | None = Field(
         default=None, description="Share of the parameters to remove; the cut is searched for."
     )
+    target_size_bytes: int | None = Field(
+        default=None, gt=0, le=2**50, description="Most bytes of the checkpoint file; the cut is searched for."
+    )
+    target_latency_ms: Annotated[float, Field(gt=0, le=10**9)] | None = Field(
+        default=None,
+        description="Most milliseconds of one forward pass on the worker's device; the cut is searched for by timing.",
+    )
+    latency_batch_size: int = Field(default=1, ge=1, le=8192, description="Samples of that pass.")
     max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None,
         description="Accuracy that may be lost (0.01 is one point); the cut is searched for on a tenth of the train "
