@@ -16,7 +16,7 @@ ReadaptMethod = Literal["full", "deeparc", "global", "categorywise", "semantic",
 
 MAX_STEPS = 1000
 DEFAULT_DEEPARC_THRESHOLD = 0.99
-_STRATEGY_OF: dict[str, StrategyName | None] = {
+STRATEGY_OF: dict[str, StrategyName | None] = {
     "full": None,
     "deeparc": "deeparc",
     "global": "global",
@@ -24,6 +24,7 @@ _STRATEGY_OF: dict[str, StrategyName | None] = {
     "semantic": "semantic",
     "semantic+deeparc": "semantic",
 }
+"""Of the slice that says which neurons (or, for deeparc, layers) train."""
 ConfigT = TypeVar("ConfigT", "AttackConfig", "ReadaptConfig")
 
 
@@ -132,7 +133,7 @@ class ReadaptConfig:
             )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed} is out of range.", field="seed", hint="Use 0 to 2**32 - 1.")
-        wanted = _STRATEGY_OF[self.method]
+        wanted = STRATEGY_OF[self.method]
         if self.slicing is not None and self.slicing.strategy != wanted:
             raise ConfigError(
                 f"method={self.method!r} takes "
@@ -156,7 +157,7 @@ class ReadaptConfig:
 
     def slicing_configs(self) -> list[SlicingConfig]:
         """The analyses that say what trains: none for `full`, two for `semantic+deeparc`, otherwise one."""
-        strategy = _STRATEGY_OF[self.method]
+        strategy = STRATEGY_OF[self.method]
         if strategy is None:
             return []
         own = self.slicing or SlicingConfig(strategy=strategy, seed=self.seed)

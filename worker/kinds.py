@@ -11,6 +11,7 @@ from app.jobs.specs import (
     CompareSpec,
     InspectDatasetSpec,
     InspectModelSpec,
+    ReadaptSpec,
     RestructureSpec,
     SliceSpec,
     parse_spec,
@@ -71,6 +72,10 @@ def _runner(spec: AnySpec) -> tuple[Callable[[Assignment[Any]], dict[str, Any]],
             from worker.restructuring import run_restructure, stages_of
 
             return run_restructure, stages_of(spec)
+        case ReadaptSpec():
+            from worker.readapting import readapt_stages, run_readapt
+
+            return run_readapt, readapt_stages(spec)
         case CompareSpec():
             from worker.comparing import STAGES, run_compare
 

@@ -12,7 +12,7 @@ from app.artifacts.orm import DatasetRow, ModelRow
 from app.artifacts.store import Blob
 from app.jobs.leases import Claim
 from app.jobs.orm import AnalysisRow
-from app.jobs.specs import AnySpec, RestructureSpec, SliceSpec, SlicingParams
+from app.jobs.specs import AnySpec, ReadaptSpec, RestructureSpec, SliceSpec, SlicingParams
 
 METHOD = 1
 """Rises when the same inputs no longer give the same analysis within one release."""
@@ -23,6 +23,8 @@ def analysis_of(spec: AnySpec) -> SlicingParams | None:
     match spec:
         case SliceSpec(slicing=slicing) | RestructureSpec(slicing=slicing):
             return slicing
+        case ReadaptSpec():
+            return spec.analysis
     return None
 
 
@@ -36,7 +38,7 @@ def key_of(session: Session, spec: AnySpec) -> str | None:
     among that, nor are batch sizes.
     """
     match spec, analysis_of(spec):
-        case (SliceSpec() | RestructureSpec(dataset_id=str()), SlicingParams() as slicing):
+        case (SliceSpec() | ReadaptSpec() | RestructureSpec(dataset_id=str()), SlicingParams() as slicing):
             model, dataset = session.get_one(ModelRow, spec.model_id), session.get_one(DatasetRow, spec.dataset_id)
         case _:
             return None

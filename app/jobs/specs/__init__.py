@@ -22,9 +22,11 @@ from app.jobs.specs.common import (
 )
 from app.jobs.specs.compare import CompareSpec
 from app.jobs.specs.inspections import InspectDatasetSpec, InspectModelSpec
+from app.jobs.specs.readapt import AttackParams, ReadaptSpec
 from app.jobs.specs.restructure import BRANCHES_OF_DEEPARC, RestructureSpec
 from app.jobs.specs.slice import SliceSpec
 from app.jobs.specs.slicing_params import SlicingParams
+from app.jobs.specs.training_params import TrainingParams
 
 __all__ = [
     "BRANCHES_OF_DEEPARC",
@@ -32,6 +34,7 @@ __all__ = [
     "QUEUES",
     "AnySpec",
     "ArtifactId",
+    "AttackParams",
     "ClientSpec",
     "Common",
     "CompareSpec",
@@ -46,21 +49,23 @@ __all__ = [
     "ModelId",
     "Name",
     "Producing",
+    "ReadaptSpec",
     "RestructureSpec",
     "SliceSpec",
     "SlicingParams",
     "Strict",
+    "TrainingParams",
     "file_of",
     "parse_spec",
     "queue_of",
     "references",
 ]
 
-ClientSpec = SliceSpec | RestructureSpec | CompareSpec
+ClientSpec = SliceSpec | RestructureSpec | ReadaptSpec | CompareSpec
 InspectionSpec = InspectModelSpec | InspectDatasetSpec
 AnySpec = ClientSpec | InspectionSpec
 JobSpec = Annotated[ClientSpec, Field(discriminator="kind")]
-JobKind = Literal["slice", "restructure", "compare"]
+JobKind = Literal["slice", "restructure", "readapt", "compare"]
 
 JOB_KINDS: tuple[str, ...] = get_args(JobKind)
 _ANY_SPEC: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
