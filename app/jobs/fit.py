@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.db import JsonObject
 from app.errors import FieldError, InvalidInputError
-from app.jobs.specs import BRANCHES_OF_DEEPARC, ClientSpec, CompareSpec, RestructureSpec, SliceSpec
+from app.jobs.specs import BRANCHES_OF_DEEPARC, ClientSpec, CompareSpec, ReadaptSpec, RestructureSpec, SliceSpec
 
 SLICE = "/slice_id"
 DATASET = "/dataset_id"
+NEW_DATASET = "/new_dataset_id"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def check_fit(spec: ClientSpec, named: Named) -> None:
         case SliceSpec() | CompareSpec() | RestructureSpec():
             for pointer, dataset in named.datasets.items():
                 require_same_task(named.model, dataset, pointer)
+        case ReadaptSpec():
+            _check_readapt(spec, named)
     if SLICE in named.files:
         require_slice_of(named.model, named.files[SLICE])
     if isinstance(spec, RestructureSpec) and SLICE in named.files:
@@ -83,6 +86,31 @@ def require_slice_of(model: ModelRow, file: StoredFile) -> None:
 def is_by_deeparc(file: StoredFile) -> bool:
     """Whether a stored slice keeps layers whole or not at all."""
     return (file.made_by.get("slicing") or {}).get("strategy") == "deeparc"
+
+
+def _check_readapt(spec: ReadaptSpec, named: Named) -> None:
+    known = named.datasets[DATASET]
+    require_same_task(named.model, known, DATASET)
+    if NEW_DATASET in named.datasets:
+        new = named.datasets[NEW_DATASET]
+        require_shape(named.model, new, NEW_DATASET)
+        offered, wanted = (list(_facts(dataset).get("class_names", ())) for dataset in (new, known))
+        if offered != wanted[: len(offered)]:
+            detail = f"its categories are {offered}, those of the dataset {wanted}"
+            raise InvalidInputError(
+                f"The new dataset does not go with the other one: {detail}.",
+                errors=[FieldError(NEW_DATASET, detail)],
+                hint="Give both the same categories: in an archive a folder for each, in the same order.",
+            )
+    if SLICE in named.files:
+        made_by = (named.files[SLICE].made_by.get("slicing") or {}).get("strategy")
+        if made_by not in (None, spec.strategy):
+            detail = f"method={spec.method!r} takes a slice by {spec.strategy!r}, and this one is by {made_by!r}"
+            raise InvalidInputError(
+                f"The slice does not fit the method: {detail}.",
+                errors=[FieldError(SLICE, detail)],
+                hint="Choose the slice's own method, or give another slice.",
+            )
 
 
 def _check_stored_deeparc(spec: RestructureSpec, file: StoredFile) -> None:
