@@ -1,5 +1,6 @@
 """The whole service as its users have it: `neusemslice serve` in its own processes, talked to over HTTP."""
 
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from torch import nn
 from neusemslice_cli.client import Client
 
 READY_S = 60.0
+SEEDS = itertools.count(100)
 CATEGORIES = 4
 SHAPE = [1, 8, 8]
 SIZES = [64, 48, 32, CATEGORIES]
@@ -178,9 +180,12 @@ def upload(client: Client, network: Path, dataset: Path) -> dict[str, Any]:
 
 
 def long_job(service: Service, client: Client, network: Path, dataset: Path) -> dict[str, Any]:
-    """A slice job that runs for some seconds, reporting progress. Its inputs are uploaded once to each service."""
+    """A slice job that runs for some seconds, reporting progress. Its inputs are uploaded once to each service.
+
+    Each has a seed of its own, so that none finds the analysis of another.
+    """
     service.uploaded = service.uploaded or upload(client, network, dataset)
-    return {"kind": "slice", **service.uploaded, "batch_size": 1, "slicing": {"metric": "taylor"}}
+    return {"kind": "slice", **service.uploaded, "seed": next(SEEDS), "batch_size": 1}
 
 
 def run_until(client: Client, job: dict[str, Any], fraction: float, timeout_s: float = 60) -> dict[str, Any]:

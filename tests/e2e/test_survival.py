@@ -37,6 +37,31 @@ def test_kill_9_of_the_jobs_process(own_service: Service, network_file: Path, lo
         assert_ended_well_exactly_once(client, job)
 
 
+def test_an_analysis_is_not_repeated_after_kill_9(
+    own_service: Service, network_file: Path, long_dataset_file: Path
+) -> None:
+    sweep = [number / 100 for number in range(1, 101)]
+    with own_service.client() as client:
+        job = long_job(own_service, client, network_file, long_dataset_file) | {
+            "batch_size": 8,
+            "sweep": sweep,
+        }
+        job = run_until(client, client.submit(job), 0.76)
+        assert job["progress"]["stage"] == "evaluate"
+        (runner,) = own_service.runners()
+        runner.kill()
+        job = client.wait(job)
+        assert_ended_well_exactly_once(client, job)
+        events = client.get(job["links"]["events"], limit=500)["data"]
+    again = next(event["seq"] for event in events if event["data"] == {"status": "running", "attempt": 2})
+    assert {event["data"]["stage"] for event in events if event["type"] == "progress" and event["seq"] > again} <= {
+        "load",
+        "evaluate",
+    }
+    assert job["result"]["analysis"] == "computed"
+    assert not (own_service.data_dir / "work" / job["id"]).exists()
+
+
 def test_kill_9_of_the_dispatcher(own_service: Service, network_file: Path, long_dataset_file: Path) -> None:
     with own_service.client() as client:
         job = run_until(client, client.submit(long_job(own_service, client, network_file, long_dataset_file)), 0.05)
