@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from sqlalchemy.exc import OperationalError
 
-from app.artifacts.catalog import Catalog, NewAsset
+from app.artifacts.catalog import Catalog, NewAsset, accept
 from app.artifacts.orm import DatasetRow, ModelRow
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
@@ -22,7 +22,7 @@ from app.jobs.leases import claim
 from app.jobs.orm import JobRow
 from app.jobs.problems import timed_out
 from app.jobs.service import JobService
-from app.jobs.specs import InspectDatasetSpec, InspectModelSpec
+from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, SliceSpec
 from app.projects.keys import ensure_project
 from app.settings import Settings
 from worker.child import Child
@@ -184,6 +184,38 @@ def test_a_timeout_says_what_was_too_slow(kind: str, stage: str, words: str) -> 
     error = timed_out(kind, stage, 3.0, resumable=False)
     assert error["detail"].endswith(words)
     assert ("INSPECTION_TIMEOUT_S" in error["hint"]) == kind.startswith("inspect")
+
+
+def test_a_job_that_ran_out_of_time_goes_on_when_it_is_retried(
+    settings: Settings, database: Database, store: LocalBlobStore
+) -> None:
+    """Its files hold nothing that could be read, so only what is not looked at first can be seen."""
+    with database.transaction() as session:
+        project = ensure_project(session, "default")
+        blob = store.put_stream(io.BytesIO(b"content"), max_bytes=100)
+        rows = [Catalog(session, project).add(kind, NewAsset("x", {}, {}), blob) for kind in (ModelRow, DatasetRow)]
+        for row in rows:
+            accept(row, digest=blob.digest, size_bytes=7, facts={"input_shape": [1], "categories": 2})
+        spec = SliceSpec(kind="slice", model_id=rows[0].id, dataset_id=rows[1].id)
+        job_id = JobService(session, project, max_attempts=1).submit(spec).id
+    left = settings.work_dir / job_id / "attempt-0" / "checkpoints"
+    left.mkdir(parents=True)
+    (left / "training.safetensors").write_text("3 epochs")
+
+    def run(timeout_s: float) -> tuple[JobRow, list[str]]:
+        Supervisor(settings.model_copy(update={"job_timeout_s": timeout_s}), database, store).run(job_id)
+        with database.transaction() as session:
+            job = session.get_one(JobRow, job_id)
+        return job, [str(path.relative_to(settings.work_dir / job_id)) for path in settings.work_dir.rglob("*.*")]
+
+    for fence in (1, 2):
+        job, files = run(0.001)
+        assert (job.status, job.error and (job.error["code"], job.error["retryable"])) == ("failed", ("timeout", True))
+        assert files == [f"attempt-{fence}/checkpoints/training.safetensors"]
+        with database.transaction() as session:
+            JobService(session, project, max_attempts=1).retry(job_id)
+    job, files = run(60)
+    assert (job.status, job.error and job.error["code"], files) == ("failed", "invalid_checkpoint", [])
 
 
 def test_deleting_a_model_ends_its_running_inspection(
