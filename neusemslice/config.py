@@ -36,7 +36,7 @@ DEFAULT_CUTS: dict[str, float] = {
 THRESHOLD_STRATEGIES = ("semantic", "deeparc")
 """Cut by a similarity to reach; the others keep a fraction."""
 CALIBRATION_PER_CATEGORY = 50
-"""Samples of each category that the service and the command line fit deeparc's sewing layers to."""
+"""Samples of each category that the service and the command line reconstruct from, or fit deeparc's layers to."""
 
 
 def cut_field(strategy: str) -> str:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from neusemslice.config import CALIBRATION_PER_CATEGORY, Branches, MetricName, SlicingConfig, StrategyName
+from neusemslice.config import (
+    CALIBRATION_PER_CATEGORY,
+    Branches,
+    MetricName,
+    Reconstruction,
+    SlicingConfig,
+    StrategyName,
+)
 from neusemslice.errors import ConfigError
 from neusemslice.progress import OnProgress
 
@@ -103,7 +110,16 @@ def restructure_files(
     branches: Annotated[
         Branches, typer.Option(help="Where branches are added up, whether each also loses its own neurons.")
     ] = "union",
-    data: Annotated[Path | None, typer.Option(help="For a slice by deeparc, whose sewing layers are fitted.")] = None,
+    reconstruct: Annotated[
+        Reconstruction | None,
+        typer.Option(
+            help="How layers that lost inputs are brought back, without training. "
+            "least_squares where --data is given, else none."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Samples to reconstruct from, and for the layers that deeparc sews in.")
+    ] = None,
     preprocess: Preprocessing = "{}",
     batch_size: BatchSize = 256,
 ) -> None:
@@ -118,7 +134,17 @@ def restructure_files(
             dataset = stack.enter_context(opened(data, preprocess))
             calibration = dataset.batches("train", batch_size, limit_per_category=CALIBRATION_PER_CATEGORY)
         cut_slice = found if cut is None else found.at(cut)
-        result = restructure(network, cut_slice, branches=branches, calibration=calibration)
+        if reconstruct is None:
+            reconstruct = "none" if data is None or found.config.strategy == "deeparc" else "least_squares"
+        with progress_bar() as on_progress:
+            result = restructure(
+                network,
+                cut_slice,
+                branches=branches,
+                reconstruct=reconstruct,
+                calibration=calibration,
+                on_progress=on_progress,
+            )
     result.save(output)
     for name, value in result.report.to_dict().items():
         typer.echo(f"{name}: {json.dumps(value)}")

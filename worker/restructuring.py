@@ -9,7 +9,6 @@ from app.jobs.specs import RestructureSpec
 from neusemslice import ModelSlice, SliceableModel, restructure, trace
 from neusemslice.batches import Batches
 from neusemslice.checkpoint import read_checkpoint_metadata
-from neusemslice.config import CALIBRATION_PER_CATEGORY
 from neusemslice.data import Dataset, open_dataset
 from worker.analysis import SLICING_STAGES, Analysis, analyse
 from worker.assignment import Assignment
@@ -18,9 +17,10 @@ from worker.workspace import plain
 
 
 def stages_of(spec: RestructureSpec) -> tuple[str, ...]:
-    """With `slicing` the analysis comes first."""
+    """With `slicing` the analysis comes first; a slice by deeparc skips the reconstruction."""
     analysis = SLICING_STAGES if spec.slicing is not None else ()
-    return ("load", *analysis, "restructure", "evaluate")
+    reconstruction = ("reconstruct",) if spec.level("") != "none" else ()
+    return ("load", *analysis, "restructure", *reconstruction, "evaluate")
 
 
 def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
         model,
         slice_,
         branches=assignment.spec.branches,
+        reconstruct=assignment.spec.level(slice_.config.strategy),
         calibration=_calibration(assignment.spec, dataset),
         on_progress=assignment.on_progress,
         should_stop=assignment.should_stop,
@@ -78,10 +79,10 @@ def _stored_slice(assignment: Assignment[RestructureSpec]) -> ModelSlice:
 
 
 def _calibration(spec: RestructureSpec, dataset: Dataset | None) -> Batches | None:
-    """What deeparc's sewing layers are fitted to; the other strategies do not look at it."""
+    """What the layers that are left, or deeparc's sewing layers, are fitted to."""
     if dataset is None:
         return None
-    return dataset.batches("train", spec.batch_size, limit_per_category=CALIBRATION_PER_CATEGORY)
+    return dataset.batches("train", spec.batch_size, limit_per_category=spec.calibration_per_category)
 
 
 def _measure(

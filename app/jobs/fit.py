@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.db import JsonObject
 from app.errors import FieldError, InvalidInputError
-from app.jobs.specs import BRANCHES_OF_DEEPARC, ClientSpec, CompareSpec, ReadaptSpec, RestructureSpec, SliceSpec
+from app.jobs.specs import (
+    BRANCHES_OF_DEEPARC,
+    RECONSTRUCT_OF_DEEPARC,
+    ClientSpec,
+    CompareSpec,
+    ReadaptSpec,
+    RestructureSpec,
+    SliceSpec,
+)
 
 SLICE = "/slice_id"
 DATASET = "/dataset_id"
@@ -119,6 +127,9 @@ def _check_stored_deeparc(spec: RestructureSpec, file: StoredFile) -> None:
     if spec.branches != "union":
         errors = [FieldError("/branches", BRANCHES_OF_DEEPARC)]
         raise InvalidInputError(BRANCHES_OF_DEEPARC, errors=errors, hint="Leave branches out.")
+    if spec.reconstruct not in (None, "none"):
+        errors = [FieldError("/reconstruct", RECONSTRUCT_OF_DEEPARC)]
+        raise InvalidInputError(RECONSTRUCT_OF_DEEPARC, errors=errors, hint="Leave reconstruct out.")
     if spec.dataset_id is None:
         detail = "the layers that stand in for those that a deeparc slice takes out are fitted to samples"
         raise InvalidInputError(

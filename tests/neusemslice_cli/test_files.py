@@ -53,6 +53,19 @@ def test_slice_restructure_evaluate(folder: Path) -> None:
     assert 0 <= found["accuracy"] <= 1
 
 
+def test_reconstructing_from_data(folder: Path) -> None:
+    model = ("net.json", "--weights", "net.safetensors")
+    data = ("--data", "data.npz")
+    run("slice", *model, *data, "--strategy", "random", "--fraction", "0.5")
+    cut = ("restructure", *model, "--slice", "slice.safetensors")
+    assert "reconstruction: null" in run(*cut)
+    assert '"level": "least_squares", "samples": 40' in run(*cut, *data)
+    assert '"level": "bias"' in run(*cut, *data, "--reconstruct", "bias")
+    assert "reconstruction: null" in run(*cut, *data, "--reconstruct", "none")
+    with pytest.raises(ConfigError, match="there are none"):
+        run(*cut, "--reconstruct", "norms")
+
+
 def test_slicing_to_a_target(folder: Path) -> None:
     arguments = ("net.json", "--weights", "net.safetensors", "--data", "data.npz", "--metric", "avg")
     run("slice", *arguments, "--strategy", "global", "--target-compression", "0.57")

@@ -185,6 +185,27 @@ def test_layers_that_deeparc_takes_out_are_sewn_over(root: Path) -> None:
     assert load_checkpoint(root / "outputs" / "checkpoint.safetensors")(torch.zeros(1, 8)).shape == (1, 2)
 
 
+def test_what_is_left_is_reconstructed_where_there_is_data(root: Path) -> None:
+    """Least squares unless something else is asked for; more samples when asked for."""
+    asked = {"kind": "restructure", **IDS, "slicing": {"strategy": "random", "fraction": 0.5}}
+    outcomes = {level: work(root, asked | {"reconstruct": level}) for level in ("none", "bias", "least_squares")}
+    results = {level: outcome["result"] for level, outcome in outcomes.items()}
+    assert results["none"]["report"]["reconstruction"] is None
+    default = work(root, asked)
+    assert default["result"]["report"] == results["least_squares"]["report"]
+    assert default["fractions"] == sorted(default["fractions"])
+    assert default["fractions"][-1] == 1
+    done = results["least_squares"]["report"]["reconstruction"]
+    assert (done["level"], done["samples"], done["samples_given"]) == ("least_squares", 80, 80)
+    assert set(done["layers"]) == {"2", "4"}
+    assert results["least_squares"]["after"]["loss"] != results["none"]["after"]["loss"]
+    few = work(root, asked | {"calibration_per_category": 10})["result"]["report"]["reconstruction"]
+    assert few["samples"] == 20
+    stored = {"kind": "restructure", "model_id": IDS["model_id"], "slice_id": "art_" + "0" * 26}
+    without = work(root, stored, ("model", "outputs/slice.safetensors"))["result"]
+    assert without["report"]["reconstruction"] is None
+
+
 @pytest.mark.parametrize("branches", ["union", "scatter"])
 def test_branches_may_lose_neurons_of_their_own(root: Path, branches: str) -> None:
     model = trace(Residual().eval(), torch.zeros(1, 2, 8, 8))

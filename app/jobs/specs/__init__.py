@@ -23,7 +23,7 @@ from app.jobs.specs.common import (
 from app.jobs.specs.compare import CompareSpec
 from app.jobs.specs.inspections import InspectDatasetSpec, InspectModelSpec
 from app.jobs.specs.readapt import AttackParams, ReadaptSpec
-from app.jobs.specs.restructure import BRANCHES_OF_DEEPARC, RestructureSpec
+from app.jobs.specs.restructure import BRANCHES_OF_DEEPARC, RECONSTRUCT_OF_DEEPARC, RestructureSpec
 from app.jobs.specs.slice import SliceSpec
 from app.jobs.specs.slicing_params import SlicingParams
 from app.jobs.specs.training_params import TrainingParams
@@ -32,6 +32,7 @@ __all__ = [
     "BRANCHES_OF_DEEPARC",
     "JOB_KINDS",
     "QUEUES",
+    "RECONSTRUCT_OF_DEEPARC",
     "AnySpec",
     "ArtifactId",
     "AttackParams",

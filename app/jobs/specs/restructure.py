@@ -6,10 +6,11 @@ from pydantic import Field, model_validator
 
 from app.jobs.specs.common import ArtifactId, Cut, DatasetId, Producing, default_of, refusing
 from app.jobs.specs.slicing_params import SlicingParams
-from neusemslice.config import Branches
+from neusemslice.config import CALIBRATION_PER_CATEGORY, Branches, Reconstruction
 from neusemslice.errors import ConfigError
 
 BRANCHES_OF_DEEPARC = "branches says how neurons are removed, and deeparc drops whole layers."
+RECONSTRUCT_OF_DEEPARC = "reconstruct refits layers that lost neurons, and deeparc drops whole layers."
 
 
 class RestructureSpec(Producing):
@@ -20,8 +21,8 @@ class RestructureSpec(Producing):
     kind: Literal["restructure"]
     dataset_id: DatasetId | None = Field(
         default=None,
-        description="For the analysis, for accuracy before and after, and for the layers that `deeparc` sews in. "
-        "Optional with `slice_id`, but for a slice by `deeparc`.",
+        description="For the analysis, for accuracy before and after, to reconstruct from, and for the layers that "
+        "`deeparc` sews in. Optional with `slice_id`, but for a slice by `deeparc`.",
     )
     slice_id: ArtifactId | None = Field(default=None, description="A `slice.safetensors` made from this model.")
     cut: Cut | None = Field(default=None, description="Cut the stored slice at another theta or fraction.")
@@ -30,6 +31,19 @@ class RestructureSpec(Producing):
         default="union",
         description="Where branches are added up: `union` removes what no branch keeps; `scatter` also lets each "
         "branch lose its own, and puts the rest at their places among zeros. Not for `deeparc`.",
+    )
+    reconstruct: Reconstruction | None = Field(
+        default=None,
+        description="How the layers that lost inputs are brought back to what they computed, without training: "
+        "`least_squares` (all their weights, the default where a dataset is given), `bias`, `norms` (the batch norms' "
+        "statistics), or `none`. Not for `deeparc`.",
+    )
+    calibration_per_category: int = Field(
+        default=CALIBRATION_PER_CATEGORY,
+        ge=2,
+        le=10_000,
+        description="Samples of each category of the train split, labels unseen, that `reconstruct` and `deeparc`'s "
+        "layers are fitted to.",
     )
 
     @model_validator(mode="after")
@@ -40,6 +54,12 @@ class RestructureSpec(Producing):
                     f"slice_id and slicing are {'both' if self.slicing else 'neither of them'} given.",
                     field="slice_id",
                     hint="Give exactly one of slice_id (an existing slice) and slicing (how to make one).",
+                )
+            if self.dataset_id is None and self.reconstruct not in (None, "none"):
+                raise ConfigError(
+                    f"reconstruct={self.reconstruct!r} needs samples to adjust the layers to, and there is no dataset.",
+                    field="reconstruct",
+                    hint="Give dataset_id, or leave reconstruct out.",
                 )
             if self.slicing is None:
                 return self
@@ -55,4 +75,12 @@ class RestructureSpec(Producing):
                 )
             if self.slicing.strategy == "deeparc" and self.branches != default_of(self, "branches"):
                 raise ConfigError(BRANCHES_OF_DEEPARC, field="branches", hint="Leave branches out.")
+            if self.slicing.strategy == "deeparc" and self.reconstruct not in (None, "none"):
+                raise ConfigError(RECONSTRUCT_OF_DEEPARC, field="reconstruct", hint="Leave reconstruct out.")
         return self
+
+    def level(self, strategy: str) -> Reconstruction:
+        """How the network is reconstructed after a cut by this strategy."""
+        if self.reconstruct is not None:
+            return self.reconstruct
+        return "none" if self.dataset_id is None or strategy == "deeparc" else "least_squares"

@@ -93,6 +93,12 @@ class TestSubmit:
             ({"slicing": {}, "dataset_id": None}, "/dataset_id", "slicing needs dataset_id"),
             ({"slicing": {}, "cut": 0.9}, "/cut", "cut re-cuts a stored slice"),
             ({"slicing": {"strategy": "deeparc"}, "branches": "scatter"}, "/branches", "drops whole layers"),
+            (
+                {"slice_id": "art_" + "0" * 26, "dataset_id": None, "reconstruct": "bias"},
+                "/reconstruct",
+                "there is no dataset",
+            ),
+            ({"slicing": {"strategy": "deeparc"}, "reconstruct": "norms"}, "/reconstruct", "drops whole layers"),
         ],
     )
     def test_contradictory_restructure_parameters_are_a_422(

@@ -81,7 +81,11 @@ def test_a_stored_slice_by_deeparc_needs_a_dataset(
         with pytest.raises(InvalidInputError, match="fitted to samples") as caught:
             service.submit(stored)
         assert caught.value.errors[0].pointer == "/dataset_id"
-        assert service.submit(stored.model_copy(update={"dataset_id": spec.dataset_id})).status == "queued"
+        with_data = stored.model_copy(update={"dataset_id": spec.dataset_id})
+        assert service.submit(with_data).status == "queued"
+        with pytest.raises(InvalidInputError, match="drops whole layers") as caught:
+            service.submit(with_data.model_copy(update={"reconstruct": "least_squares"}))
+        assert caught.value.errors[0].pointer == "/reconstruct"
 
 
 def test_another_project_sees_neither_model_nor_job(database: Database, spec: SliceSpec, submit: Submit) -> None:
