@@ -4,7 +4,8 @@
 
 No retraining. Pruning ends when the accuracy on the test images falls more than the tolerance below the network's own,
 whatever a slice has lost already. For each tolerance: NI iterations, CR the share of the original parameters that are
-gone or zero, MA the accuracy there. `--compare` names the paper's setting, whose rows are printed beside.
+gone or zero, MA the accuracy there. `--compare` names the paper's setting, whose rows are printed beside; with
+`--at-paper` a network is measured only after as many iterations as the paper's row has.
 """
 
 import argparse
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--reconstruct", nargs="+", default=["none", "least_squares"])
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--compare", choices=PAPER, default=None)
+    parser.add_argument("--at-paper", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     spec = json.loads(arguments.architecture.read_text())
@@ -116,6 +118,9 @@ def compare(model: SliceableModel, dataset: Dataset, arguments: argparse.Namespa
     accuracy = evaluate(model, test).accuracy
     original = count_parameters(model.graph_module)
     print(f"the network itself: {accuracy:.2%} on {sum(len(y) for _, y in test):,} images, {original:,} parameters\n")
+    if arguments.at_paper:
+        at_paper(starts(model, dataset, test, arguments), test, accuracy, original, arguments)
+        return
     curves = {}
     for start in starts(model, dataset, test, arguments):
         print(f"start: {describe(start)}: {start.accuracy:.2%}", flush=True)
@@ -126,6 +131,24 @@ def compare(model: SliceableModel, dataset: Dataset, arguments: argparse.Namespa
             print(f"  {method}: {steps}", flush=True)
     for tolerance in arguments.tolerances:
         table(curves, accuracy, tolerance, PAPER.get(arguments.compare, {}))
+
+
+def at_paper(starts, test: list, accuracy: float, original: int, arguments: argparse.Namespace) -> None:
+    """Each row of the paper, and what we lose after the same number of iterations."""
+    print("| method | slice | reconstruct | NI | CR | start | MA | lost | paper: CR | MA |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for start in starts:
+        for method in arguments.methods:
+            rate, iterations, theirs = PAPER[arguments.compare][method, start.strategy]
+            config = PruningConfig(method=method, amount=arguments.amount, iterations=iterations)
+            found = prune_weights(start.model, config, parameters_original=original)
+            now = evaluate(found.model, test).accuracy
+            print(
+                f"| {method} | {start.strategy} | {start.reconstruct} | {iterations} "
+                f"| {found.report.final.compression_rate:.2%} | {start.accuracy:.2%} | {now:.2%} "
+                f"| {100 * (accuracy - now):.2f} | {rate:.2f}% | {theirs:.2f}% |",
+                flush=True,
+            )
 
 
 def starts(model: SliceableModel, dataset: Dataset, test: list, arguments: argparse.Namespace):

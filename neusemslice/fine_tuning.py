@@ -8,6 +8,7 @@ from torch import fx, nn
 from neusemslice.batches import Batches
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.copying import copy_graph
+from neusemslice.errors import DivergedError
 from neusemslice.produced import Produced, as_model, as_teacher
 from neusemslice.progress import OnProgress, ShouldStop
 from neusemslice.pruning.weights import not_zeroed
@@ -53,21 +54,25 @@ def fine_tune(
     Raises:
         ConfigError: the teacher has other outputs, or `patience` lacks validation data.
         DatasetError: the data does not fit the model, or its labels are no categories.
-        DivergedError: the loss or a weight became NaN or infinite.
+        DivergedError: the loss or a weight became NaN or infinite; `error.network` is as after the last good epoch.
         StoppedError: should_stop() returned true.
     """
     model = as_model(network)
     tuned = copy_graph(model.graph_module)
-    training = train(
-        tuned,
-        as_samples(data, model),
-        config,
-        loss=cross_entropy if teacher is None else distillation(as_teacher(teacher, model)),
-        trainable=not_zeroed(tuned),
-        validation=validation,
-        checkpoint=checkpoint,
-        stage="fine-tune",
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
+    try:
+        training = train(
+            tuned,
+            as_samples(data, model),
+            config,
+            loss=cross_entropy if teacher is None else distillation(as_teacher(teacher, model)),
+            trainable=not_zeroed(tuned),
+            validation=validation,
+            checkpoint=checkpoint,
+            stage="fine-tune",
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+    except DivergedError as error:
+        error.network = tuned.requires_grad_(requires_grad=True)
+        raise
     return FineTuned(tuned.requires_grad_(requires_grad=True), model.input_shape, training)

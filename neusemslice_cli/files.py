@@ -19,6 +19,7 @@ from neusemslice.config import (
 )
 from neusemslice.errors import ConfigError
 from neusemslice.progress import OnProgress
+from neusemslice.pruning_config import PruningMethod
 
 if TYPE_CHECKING:
     from neusemslice import SliceableModel
@@ -122,13 +123,42 @@ def restructure_files(
     ] = None,
     preprocess: Preprocessing = "{}",
     batch_size: BatchSize = 256,
+    fine_tune_epochs: Annotated[int | None, typer.Option(min=1, help="Train what is left, with --data.")] = None,
+    prune: Annotated[
+        str | None, typer.Option(help=f"Then zero weights in iterations: {', '.join(get_args(PruningMethod))}.")
+    ] = None,
+    prune_amount: Annotated[float, typer.Option(help="Share of the surviving weights zeroed in each.")] = 0.1,
+    prune_iterations: Annotated[int | None, typer.Option(help="Stop after so many.")] = None,
+    prune_sparsity: Annotated[float | None, typer.Option(help="Stop at this share of zeros.")] = None,
+    prune_max_accuracy_drop: Annotated[
+        float | None, typer.Option(help="Stop before losing more; measured on a tenth of the train split, held out.")
+    ] = None,
+    prune_fine_tune_epochs: Annotated[int | None, typer.Option(min=1, help="Train after each iteration.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Of all training.")] = 1e-3,
+    seed: Seed = 0,
+    *,
+    distill: Annotated[bool, typer.Option("--distill", help="Train to imitate the original network, too.")] = False,
 ) -> None:
-    """Remove the non-critical neurons, or deeparc's redundant layers, from a network on files."""
+    """Remove the non-critical neurons, or deeparc's redundant layers, from a network on files; train and prune it."""
     from neusemslice import ModelSlice, restructure
+    from neusemslice_cli.finishing import Finishing
 
     require_folder(output)
+    finishing = Finishing.of(
+        fine_tune_epochs=fine_tune_epochs,
+        method=prune,
+        amount=prune_amount,
+        iterations=prune_iterations,
+        sparsity=prune_sparsity,
+        max_accuracy_drop=prune_max_accuracy_drop,
+        epochs_between=prune_fine_tune_epochs,
+        learning_rate=learning_rate,
+        distill=distill,
+        seed=seed,
+    )
+    finishing.check_data(given=data is not None)
     found = ModelSlice.load(slice_file)
-    network, calibration = load(model, weights), None
+    network, calibration, dataset = load(model, weights), None, None
     with ExitStack() as stack:
         if data is not None:
             dataset = stack.enter_context(opened(data, preprocess))
@@ -136,18 +166,18 @@ def restructure_files(
         cut_slice = found if cut is None else found.at(cut)
         if reconstruct is None:
             reconstruct = "none" if data is None or found.config.strategy == "deeparc" else "least_squares"
-        with progress_bar() as on_progress:
-            result = restructure(
-                network,
-                cut_slice,
-                branches=branches,
-                reconstruct=reconstruct,
-                calibration=calibration,
-                on_progress=on_progress,
-            )
-    result.save(output)
-    for name, value in result.report.to_dict().items():
-        typer.echo(f"{name}: {json.dumps(value)}")
+        on_progress = stack.enter_context(progress_bar())
+        result = restructure(
+            network,
+            cut_slice,
+            branches=branches,
+            reconstruct=reconstruct,
+            calibration=calibration,
+            on_progress=on_progress,
+        )
+        for name, value in result.report.to_dict().items():
+            typer.echo(f"{name}: {json.dumps(value)}")
+        finishing.finish(network, result, dataset, batch_size, on_progress).save(output)
     typer.echo(f"written: {output}")
 
 

@@ -13,7 +13,7 @@ from neusemslice.data import Dataset
 from neusemslice.errors import CheckpointError, DatasetError
 from neusemslice.progress import Progress
 from neusemslice.safetensors_file import replacing
-from neusemslice.targets import resolve_targets
+from neusemslice.targets import check_targets, resolve_targets
 from worker.assignment import Assignment
 
 VALIDATION_SHARE = 0.1
@@ -46,6 +46,7 @@ def analyse(
         )
     else:
         data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
+    check_targets(model, [config], validation, branches)
     try:
         uncut, origin = _uncut(assignment, model, data, config)
     except DatasetError as error:

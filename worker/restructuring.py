@@ -1,6 +1,7 @@
-"""The `restructure` job: remove the non-critical neurons, prove the result, and measure before and after."""
+"""The `restructure` job: remove the non-critical neurons, train and prune if asked, and measure before and after."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,11 +9,12 @@ import torch
 from app.jobs.specs import RestructureSpec
 from neusemslice import ModelSlice, SliceableModel, restructure, trace
 from neusemslice.batches import Batches
-from neusemslice.checkpoint import read_checkpoint_metadata
+from neusemslice.checkpoint import read_checkpoint_metadata, save_checkpoint
 from neusemslice.data import Dataset, open_dataset
 from worker.analysis import SLICING_STAGES, Analysis, analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost, model_facts
+from worker.finishing import compressed_bytes, finish, finishing_stages
 from worker.workspace import plain
 
 
@@ -20,7 +22,7 @@ def stages_of(spec: RestructureSpec) -> tuple[str, ...]:
     """With `slicing` the analysis comes first; a slice by deeparc skips the reconstruction."""
     analysis = SLICING_STAGES if spec.slicing is not None else ()
     reconstruction = ("reconstruct",) if spec.level("") != "none" else ()
-    return ("load", *analysis, "restructure", *reconstruction, "evaluate")
+    return ("load", *analysis, "restructure", *reconstruction, *finishing_stages(spec), "evaluate")
 
 
 def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
@@ -44,19 +46,22 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
         on_progress=assignment.on_progress,
         should_stop=assignment.should_stop,
     )
+    finished = finish(assignment, model, smaller, dataset)
     checkpoint = assignment.outputs / "checkpoint.safetensors"
-    smaller.save(checkpoint)
+    save_checkpoint(finished.model, model.input_shape, checkpoint, finished.about)
     example = torch.zeros(1, *model.input_shape, device=model.device)
-    facts = model_facts(trace(smaller.model, example))
+    facts = model_facts(trace(finished.model, example))
     facts["architecture"] = read_checkpoint_metadata(checkpoint)["architecture"]
     outputs.append({"name": checkpoint.name, "role": "model", "facts": facts})
     result = {
         "analysis": None if analysis is None else analysis.origin,
         "cut": slice_.config.cut,
         "evaluated_on": None if dataset is None else evaluation_split(dataset),
-        "before": _measure(assignment, model.graph_module, model, dataset, assignment.files["model"].stat().st_size),
-        "after": _measure(assignment, smaller.model, model, dataset, checkpoint.stat().st_size),
+        "before": _measure(assignment, model.graph_module, model, dataset, assignment.files["model"]),
+        "after_cut": None if finished.model is smaller.model else _accuracy(assignment, smaller.model, dataset),
+        "after": _measure(assignment, finished.model, model, dataset, checkpoint),
         "report": smaller.report.to_dict(),
+        **finished.result,
     }
     (assignment.outputs / "report.json").write_text(json.dumps(plain(result), indent=2))
     return {"result": result, "outputs": outputs}
@@ -90,11 +95,19 @@ def _measure(
     network: torch.nn.Module,
     model: SliceableModel,
     dataset: Dataset | None,
-    file_bytes: int,
+    file: Path,
 ) -> dict[str, Any]:
-    cost = measure_cost(network, model.input_shape, file_bytes)
+    cost = measure_cost(network, model.input_shape, file.stat().st_size)
+    if assignment.spec.pruning is not None:
+        cost["compressed_file_bytes"] = compressed_bytes(file)
+    return cost | _accuracy(assignment, network, dataset)
+
+
+def _accuracy(
+    assignment: Assignment[RestructureSpec], network: torch.nn.Module, dataset: Dataset | None
+) -> dict[str, float | None]:
     if dataset is None:
-        return cost | {"accuracy": None, "loss": None}
+        return {"accuracy": None, "loss": None}
     evaluation = measure_accuracy(
         network,
         dataset,
@@ -102,4 +115,4 @@ def _measure(
         on_progress=assignment.on_progress,
         should_stop=assignment.should_stop,
     )
-    return cost | {"accuracy": evaluation["accuracy"], "loss": evaluation["loss"]}
+    return {"accuracy": evaluation["accuracy"], "loss": evaluation["loss"]}

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from neusemslice.batches import Batches, require_reiterable
 from neusemslice.copying import copy_graph
-from neusemslice.errors import ConfigError
+from neusemslice.errors import ConfigError, DivergedError
 from neusemslice.evaluation import Evaluation, evaluate
 from neusemslice.produced import Produced, as_model, as_teacher
 from neusemslice.profiling import count_flops, count_parameters
@@ -57,7 +57,7 @@ def prune_weights(
         ConfigError: the config asks for data or a teacher that is missing, or the labels are no categories.
         TargetError: the method cannot zero that many weights.
         DatasetError: the data does not fit the model.
-        DivergedError: a fine-tuning's loss became NaN or infinite.
+        DivergedError: a fine-tuning's loss became NaN or infinite; `error.network` is as after its last good epoch.
         CheckpointError: the folder belongs to another pruning.
         StoppedError: should_stop() returned true.
     """
@@ -180,18 +180,22 @@ class _Run:
         config = self._config.fine_tuning
         if config is None or self._samples is None:
             return 0.0
-        return train_network(
-            network,
-            self._samples,
-            replace(config, seed=(config.seed + iteration) % 2**32),
-            loss=self._loss,
-            trainable=not_zeroed(network),
-            validation=self._validation if config.patience is not None else None,
-            checkpoint=None if self._files is None else self._files.training_file(iteration),
-            stage="fine-tune",
-            on_progress=self._progress.on_progress,
-            should_stop=self._progress.should_stop,
-        ).seconds
+        try:
+            return train_network(
+                network,
+                self._samples,
+                replace(config, seed=(config.seed + iteration) % 2**32),
+                loss=self._loss,
+                trainable=not_zeroed(network),
+                validation=self._validation if config.patience is not None else None,
+                checkpoint=None if self._files is None else self._files.training_file(iteration),
+                stage="fine-tune",
+                on_progress=self._progress.on_progress,
+                should_stop=self._progress.should_stop,
+            ).seconds
+        except DivergedError as error:
+            error.network = network.requires_grad_(requires_grad=True)
+            raise
 
     def _measure(self, network: fx.GraphModule, iteration: int, seconds: float) -> PruningIteration:
         weights = prunable_weights(network)

@@ -70,6 +70,10 @@ class PruningReport:
         """The record of the result."""
         return self.iterations[self.result]
 
+    def summary(self) -> dict[str, Any]:
+        """The report with the record of the result alone, as checkpoints carry it."""
+        return self.to_dict() | {"iterations": [asdict(self.final)]}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"config": self.config.to_dict(), "iterations": [asdict(one) for one in self.iterations]}
@@ -85,4 +89,4 @@ class Pruned:
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that `load_checkpoint` reads without the original class."""
-        save_checkpoint(self.model, self.input_shape, path, {"pruning": self.report.to_dict()})
+        save_checkpoint(self.model, self.input_shape, path, {"pruning": self.report.summary()})

@@ -18,7 +18,7 @@ from neusemslice import (
     slice_model,
     trace,
 )
-from neusemslice.errors import ConfigError
+from neusemslice.errors import ConfigError, DivergedError
 from neusemslice.tracing import SliceableModel
 from tests.neusemslice.networks import randomised
 
@@ -70,6 +70,14 @@ def test_goes_on_from_a_checkpoint(model, smaller, tmp_path: Path) -> None:
     again = fine_tune(smaller, data, TrainingConfig(epochs=2), checkpoint=path)
     states = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in states)
+
+
+def test_what_diverges_leaves_the_last_good_network(model, smaller) -> None:
+    training = TrainingConfig(epochs=2, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(DivergedError) as caught:
+        fine_tune(smaller, labelled(model, 1), training)
+    inputs = torch.randn(4, 6)
+    assert torch.equal(caught.value.network(inputs), smaller.model(inputs))
 
 
 def test_a_teacher_of_other_categories_is_refused(model, smaller) -> None:

@@ -83,6 +83,40 @@ def test_slicing_to_a_budget(folder: Path) -> None:
     assert "cut at" in run("slice", *arguments, "--target-latency-ms", "60000", "--latency-batch-size", "2")
 
 
+def test_restructuring_with_training_and_pruning(folder: Path) -> None:
+    model = ("net.json", "--weights", "net.safetensors")
+    run("slice", *model, "--data", "data.npz", "--threshold", "0.8")
+    arguments = ("restructure", *model, "--slice", "slice.safetensors")
+    printed = run(
+        *arguments, "--data", "data.npz", "--fine-tune-epochs", "1", "--prune", "erk", "--prune-sparsity", "0.5",
+        "--prune-fine-tune-epochs", "1", "--distill",
+    )  # fmt: skip
+    assert "iteration 6: " in printed
+    assert printed.count("<- result") == 1
+    weights = load_file(folder / "restructured.safetensors")
+    numbers = torch.cat([value.flatten() for name, value in weights.items() if name.endswith("weight")])
+    assert float((numbers == 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert "accuracy" in run(*arguments, "--data", "data.npz", "--prune", "lamp", "--prune-max-accuracy-drop", "0.1")
+    assert "accuracy" not in run(*arguments, "--prune", "global", "--prune-iterations", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (("--fine-tune-epochs", "1"), "data"),
+        (("--prune", "lamp", "--prune-max-accuracy-drop", "0.1"), "data"),
+        (("--prune", "lamp"), "iterations"),
+        (("--prune", "lamp", "--prune-iterations", "2", "--prune-sparsity", "0.5"), "sparsity"),
+        (("--prune-iterations", "2"), "prune"),
+        (("--distill",), "distill"),
+    ],
+)
+def test_training_and_pruning_are_checked_first(folder: Path, options: tuple[str, ...], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run("restructure", "net.json", "--weights", "net.safetensors", "--slice", "missing", *options)
+    assert caught.value.field == field
+
+
 def test_deeparc_needs_data_to_sew(folder: Path) -> None:
     model = ("net.json", "--weights", "net.safetensors")
     run("slice", *model, "--data", "data.npz", "--strategy", "deeparc", "--threshold", "0.05")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from neusemslice import ModelSlice, SlicingConfig, load_checkpoint, slice_model, trace
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import import_dataset
-from neusemslice.errors import CheckpointError, ConfigError, DatasetError
+from neusemslice.errors import CheckpointError, ConfigError, DatasetError, DivergedError, TargetError
+from neusemslice.pruning import iterating
 from neusemslice.restructuring import parameters_after
 from tests.neusemslice.graphs import Residual
 from worker.kinds import carry_out
@@ -220,3 +223,84 @@ def test_branches_may_lose_neurons_of_their_own(root: Path, branches: str) -> No
     assert (left < parameters_after(model, slice_.merged())) == (branches == "scatter")
     assert outcome["outputs"][1]["facts"]["parameters"] == left
     assert outcome["outputs"][1]["facts"]["coupled"] == [["stem.0", "first.3", "second.2"]]
+
+
+def test_a_restructured_network_is_fine_tuned_and_pruned(root: Path) -> None:
+    spec = {
+        "kind": "restructure",
+        **IDS,
+        "slicing": {"metric": "avg", "threshold": 0.9},
+        "fine_tuning": {"epochs": 2, "distill": True},
+        "pruning": {"method": "erk", "amount": 0.2, "iterations": 3, "fine_tuning": {"epochs": 1}},
+    }
+    outcome = work(root, spec)
+    result = outcome["result"]
+    json.dumps(result)
+    assert len(result["fine_tuning"]["curve"]) == 2
+    pruning = result["pruning"]
+    assert [record["iteration"] for record in pruning["iterations"]] == [0, 1, 2, 3]
+    assert pruning["parameters_original"] == result["before"]["parameters"]
+    assert pruning["parameters"] == result["after"]["parameters"] == result["report"]["parameters_after"]
+    last = pruning["iterations"][-1]
+    assert last["sparsity"] == pytest.approx(1 - 0.8**3, abs=0.02)
+    assert last["accuracy"] == result["after"]["accuracy"]
+    assert result["after_cut"]["accuracy"] is not None
+    checkpoint = root / "outputs" / "checkpoint.safetensors"
+    assert result["after"]["file_bytes"] == checkpoint.stat().st_size
+    assert result["after"]["compressed_file_bytes"] == len(zlib.compress(checkpoint.read_bytes()))
+    small = load_checkpoint(checkpoint)
+    zeros = sum(int((value == 0).sum()) for value in small.parameters() if value.ndim > 1)
+    assert zeros == last["weights_zeroed"]
+    shown = [fraction for fraction in outcome["fractions"] if fraction is not None]
+    assert shown[-1] == 1.0
+
+
+def test_pruning_goes_on_where_an_attempt_was_killed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {
+        "kind": "restructure",
+        **IDS,
+        "slicing": {"metric": "avg", "threshold": 0.9},
+        "fine_tuning": {"epochs": 1},
+        "pruning": {"max_accuracy_drop": 0.3, "fine_tuning": {"epochs": 1, "learning_rate": 0.01}},
+    }
+    whole = work(root, spec)
+    expected = load_file(root / "outputs" / "checkpoint.safetensors")
+    for file in (root / "checkpoints").iterdir():
+        file.unlink()
+    counted = iterating.choose_survivors
+    calls = []
+
+    def dying(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return counted(*arguments)
+
+    monkeypatch.setattr(iterating, "choose_survivors", dying)
+    with pytest.raises(KeyboardInterrupt):
+        work(root, spec)
+    assert (root / "checkpoints" / "iteration-2.safetensors").exists()
+    resumed = work(root, spec)
+    found = load_file(root / "outputs" / "checkpoint.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert resumed["result"]["pruning"]["result"] == whole["result"]["pruning"]["result"]
+
+
+def test_fine_tuning_that_diverges_leaves_the_last_good_network(root: Path) -> None:
+    spec = {
+        "kind": "restructure",
+        **IDS,
+        "slicing": {"metric": "avg", "threshold": 0.9},
+        "fine_tuning": {"optimizer": "sgd", "learning_rate": 1000, "momentum": 0, "weight_decay": 1000},
+    }
+    with pytest.raises(DivergedError):
+        work(root, spec)
+    assert load_checkpoint(root / "outputs" / "last_good.safetensors")(torch.zeros(1, 8)).isfinite().all()
+
+
+def test_a_budget_that_no_cut_meets_is_refused_before_the_analysis(root: Path) -> None:
+    spec = {"kind": "slice", **IDS, "slicing": {"metric": "avg", "target_size_bytes": 100}}
+    with pytest.raises(TargetError, match="With one neuron in each layer"):
+        work(root, spec)
+    assert not (root / "outputs" / "analysis.safetensors").exists()

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from app.jobs.specs.common import ArtifactId, Cut, DatasetId, Producing, default_of, refusing
+from app.jobs.specs.pruning_params import FineTuningParams, PruningParams
 from app.jobs.specs.slicing_params import SlicingParams
 from neusemslice.config import CALIBRATION_PER_CATEGORY, Branches, Reconstruction
 from neusemslice.errors import ConfigError
@@ -21,8 +22,8 @@ class RestructureSpec(Producing):
     kind: Literal["restructure"]
     dataset_id: DatasetId | None = Field(
         default=None,
-        description="For the analysis, for accuracy before and after, to reconstruct from, and for the layers that "
-        "`deeparc` sews in. Optional with `slice_id`, but for a slice by `deeparc`.",
+        description="For the analysis, for training, for accuracy before and after, to reconstruct from, and for the "
+        "layers that `deeparc` sews in. Optional with `slice_id`, but for a slice by `deeparc`.",
     )
     slice_id: ArtifactId | None = Field(default=None, description="A `slice.safetensors` made from this model.")
     cut: Cut | None = Field(default=None, description="Cut the stored slice at another theta or fraction.")
@@ -45,6 +46,25 @@ class RestructureSpec(Producing):
         description="Samples of each category of the train split, labels unseen, that `reconstruct` and `deeparc`'s "
         "layers are fitted to.",
     )
+
+    fine_tuning: FineTuningParams | None = Field(default=None, description="Train what is left on the train split.")
+    pruning: PruningParams | None = Field(default=None, description="Then zero weights, in iterations.")
+
+    @model_validator(mode="after")
+    def _has_data_to_train_on(self) -> Self:
+        with refusing(self):
+            asks = {
+                "fine_tuning": self.fine_tuning is not None,
+                "pruning.fine_tuning": self.pruning is not None and self.pruning.fine_tuning is not None,
+                "pruning.max_accuracy_drop": self.pruning is not None and self.pruning.max_accuracy_drop is not None,
+            }
+            if self.dataset_id is None and any(asks.values()):
+                raise ConfigError(
+                    f"{next(field for field, asked in asks.items() if asked)} needs dataset_id.",
+                    field="dataset_id",
+                    hint="Give the data that the network is trained and measured on.",
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_one_slice(self) -> Self:

@@ -80,6 +80,35 @@ class TestSubmit:
         assert "\x00" not in problem["detail"]
         assert "Value error" not in problem["detail"]
 
+    @pytest.mark.parametrize(
+        ("change", "pointer", "words"),
+        [
+            ({"pruning": {}}, "/pruning/iterations", "when to stop"),
+            ({"pruning": {"iterations": 2, "sparsity": 0.5}}, "/pruning/sparsity", "each says when to stop"),
+            ({"pruning": {"iterations": 0}}, "/pruning/iterations", "greater than or equal to 1"),
+            ({"pruning": {"iterations": 2, "method": "magic"}}, "/pruning/method", "'lamp'"),
+            ({"pruning": {"iterations": 2, "amount": 1}}, "/pruning/amount", "less than 1"),
+            ({"pruning": {"iterations": 2, "fine_tuning": {"epochs": 0}}}, "/pruning/fine_tuning/epochs", "greater"),
+            ({"fine_tuning": {"learning_rate": -1}}, "/fine_tuning/learning_rate", "greater than 0"),
+            ({"fine_tuning": {"distil": True}}, "/fine_tuning/distil", "Extra inputs"),
+            ({"dataset_id": None, "fine_tuning": {}}, "/dataset_id", "fine_tuning needs dataset_id"),
+            (
+                {"dataset_id": None, "pruning": {"max_accuracy_drop": 0.1}},
+                "/dataset_id",
+                "pruning.max_accuracy_drop needs dataset_id",
+            ),
+        ],
+    )
+    def test_training_and_pruning_are_checked_at_once(
+        self, client: httpx.Client, job: Job, change: Job, pointer: str, words: str
+    ) -> None:
+        stored = {"kind": "restructure", "slicing": None, "slice_id": "art_" + "0" * 26}
+        answer = client.post("/v1/jobs", json=job | stored | change)
+        problem = answer.json()
+        assert answer.status_code == 422
+        assert problem["errors"][0]["pointer"] == pointer
+        assert words in problem["errors"][0]["detail"]
+
     def test_a_refusal_by_the_library_comes_with_its_own_hint(self, client: httpx.Client, job: Job) -> None:
         problem = client.post("/v1/jobs", json=job | {"slicing": {"fraction": 0.5}}).json()
         assert problem["detail"] == "/slicing/fraction: fraction is no parameter of strategy='semantic'."

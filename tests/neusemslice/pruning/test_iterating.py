@@ -142,8 +142,10 @@ class TestFineTuning:
 
     def test_that_diverges_is_an_error(self, model, data) -> None:
         training = TrainingConfig(epochs=3, optimizer="sgd", learning_rate=1e30)
-        with pytest.raises(DivergedError):
+        with pytest.raises(DivergedError) as caught:
             prune_weights(model, PruningConfig(iterations=2, fine_tuning=training), train=data)
+        bare = prune_weights(model, PruningConfig(iterations=1)).model
+        assert same(caught.value.network, bare)
 
 
 class TestStops:
