@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from neusemslice.evaluation import Evaluation as Evaluation
     from neusemslice.evaluation import evaluate as evaluate
     from neusemslice.fine_tuning import fine_tune as fine_tune
+    from neusemslice.increment_config import IncrementConfig as IncrementConfig
+    from neusemslice.increments import Incremented as Incremented
+    from neusemslice.increments import IncrementMemory as IncrementMemory
+    from neusemslice.increments import TaskFree as TaskFree
+    from neusemslice.increments import learn_increment as learn_increment
     from neusemslice.pruning import prune_weights as prune_weights
     from neusemslice.pruning_config import PruningConfig as PruningConfig
     from neusemslice.readaptation import Readapted as Readapted
@@ -44,6 +49,9 @@ _HOME = {
     "ComparisonConfig": "comparison_config",
     "Contributions": "contribution",
     "Evaluation": "evaluation",
+    "IncrementConfig": "increment_config",
+    "IncrementMemory": "increments",
+    "Incremented": "increments",
     "ModelSlice": "slicing",
     "NeuSemSliceError": "errors",
     "PruningConfig": "pruning_config",
@@ -53,12 +61,14 @@ _HOME = {
     "SlicingConfig": "config",
     "Statistics": "contribution",
     "TrainingConfig": "training_config",
+    "TaskFree": "increments",
     "UnsupportedModelError": "errors",
     "ValidRange": "readaptation",
     "attack": "readaptation",
     "compare": "comparison",
     "evaluate": "evaluation",
     "fine_tune": "fine_tuning",
+    "learn_increment": "increments",
     "load_checkpoint": "checkpoint",
     "measure_statistics": "contribution",
     "prune_weights": "pruning",

@@ -11,6 +11,7 @@ NeuSemSliceError
 ├── CheckpointError         a produced file (checkpoint, slice) cannot be read back
 ├── SliceMismatchError      a slice belongs to another model
 ├── RestructureError        the smaller network failed its equality proof
+├── CapacityError           no neuron is free for another task
 ├── DivergedError           a training's loss became NaN or infinite
 └── StoppedError            the caller's should_stop() asked to stop
 """
@@ -102,6 +103,12 @@ class RestructureError(NeuSemSliceError):
     """The smaller network does not compute what the masked one computes."""
 
     code = "restructure_failed"
+
+
+class CapacityError(NeuSemSliceError):
+    """No neuron is free for another task."""
+
+    code = "no_capacity"
 
 
 class DivergedError(NeuSemSliceError):
