@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import make_url
 
 from app.db import Database
@@ -19,6 +20,14 @@ os.environ.pop("DATABASE_URL", None)
 os.environ.pop("REDIS_URL", None)
 os.environ["OMP_NUM_THREADS"] = (
     "1"  # torch reads it when it is loaded; the tests' small networks gain nothing from more
+)
+# Tracebacks as Python prints them: with every frame's values, as structlog would, one takes seconds.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
 )
 
 
