@@ -1,5 +1,6 @@
 """How jobs find the critical neurons of a model: by an analysis of their own, or by one that was made before."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from worker.assignment import Assignment
 
 VALIDATION_SHARE = 0.1
 ANALYSIS = "analysis.safetensors"
+CUT = "cut.json"
 SLICING_STAGES = ("score", "coverage")
 
 
@@ -35,7 +37,8 @@ def analyse(
     """Slice the job's own model on the train split, as its spec says (see `analysis_of`).
 
     Where accuracy is to be held, a part of the split is kept aside to measure that on. The slice is the same whether
-    the analysis was made before or not.
+    the analysis was made before or not. A cut that an earlier attempt found stays: measured times are never the same
+    twice, and what was trained since rests on it.
     """
     spec, slicing, validation = assignment.spec, analysis_of(assignment.spec), None
     assert slicing is not None  # noqa: S101 other jobs do not come here
@@ -54,8 +57,14 @@ def analyse(
             raise
         kept_aside = "A tenth of each category's samples, at least one, is held out to measure max_accuracy_drop on."
         raise DatasetError(f"{error.message} {kept_aside}", hint=error.hint) from error
+    kept = assignment.checkpoints / CUT
+    if kept.exists():
+        return Analysis(replace(uncut, config=config.resolved(json.loads(kept.read_text())["cut"])), origin)
     progress = Progress(assignment.on_progress, assignment.should_stop)
     (slice_,) = resolve_targets(model, [replace(uncut, config=config)], validation, branches, progress)
+    if config.target is not None:
+        with replacing(kept) as draft:
+            draft.write_text(json.dumps({"cut": slice_.config.cut}))
     return Analysis(slice_, origin)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from app.db import JsonObject
 
 _STEP = 0.01
+_PAUSE_S = 60.0
 
 
 class ProgressMeter:
@@ -14,6 +15,7 @@ class ProgressMeter:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._shown: JsonObject | None = None
+        self._shown_at = 0.0
         self._latest: JsonObject | None = None
         self._fraction = 0.0
 
@@ -35,11 +37,14 @@ class ProgressMeter:
         return "" if self._latest is None else str(self._latest["stage"])
 
     def take_news(self) -> JsonObject | None:
-        """The progress to show if it is worth a write: another stage, or a hundredth further on."""
+        """The progress to show if it is worth a write: another stage, a hundredth further on, or any after a minute."""
         latest, shown = self._latest, self._shown
         if latest is None or latest is shown:
             return None
-        if shown is not None and latest["stage"] == shown["stage"] and latest["fraction"] - shown["fraction"] < _STEP:
-            return None
-        self._shown = latest
+        now = time.monotonic()
+        if shown is not None and latest["stage"] == shown["stage"]:
+            little = latest["fraction"] - shown["fraction"] < _STEP
+            if little and now - self._shown_at < _PAUSE_S:
+                return None
+        self._shown, self._shown_at = latest, now
         return latest

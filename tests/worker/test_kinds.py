@@ -107,17 +107,30 @@ def test_a_stored_analysis_gives_the_same_as_a_new_one(
     assert made["result"]["analysis"] == "computed"
     assert made["outputs"][-1] == {"name": "analysis.safetensors", "role": "analysis"}
     (root / "outputs" / "analysis.safetensors").rename(root / "analysis")
-    (root / "checkpoints" / "analysis.safetensors").unlink()
+    forget(root)
     asked = {"kind": "restructure", **IDS, "seed": 3, "slicing": second}
     anew = work(root, asked)
     anew_bytes = {path.name: path.read_bytes() for path in (root / "outputs").glob("*.safetensors")}
-    (root / "checkpoints" / "analysis.safetensors").unlink()
+    forget(root)
     monkeypatch.setattr("worker.analysis.slice_model", None)
     again = work(root, asked, ("model", "dataset", "analysis"))
     assert (anew["result"]["analysis"], again["result"]["analysis"]) == ("computed", "cached")
     assert again["outputs"] == anew["outputs"][:-1]
     for name in ("slice.safetensors", "checkpoint.safetensors"):
         assert (root / "outputs" / name).read_bytes() == anew_bytes[name]
+
+
+def forget(root: Path) -> None:
+    for path in (root / "checkpoints").iterdir():
+        path.unlink()
+
+
+def test_the_next_attempt_keeps_the_cut_that_was_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"kind": "slice", **IDS, "slicing": {"metric": "avg", "max_accuracy_drop": 0.3}}
+    first = work(root, spec)["result"]
+    monkeypatch.setattr("worker.analysis.resolve_targets", None)
+    assert work(root, spec)["result"] == first
+    assert ModelSlice.load(root / "outputs" / "slice.safetensors").config.max_accuracy_drop == 0.3
 
 
 def test_an_attempt_that_dies_after_the_analysis_does_not_repeat_it(

@@ -79,6 +79,17 @@ class TestProgressMeter:
         assert self.report(meter, "coverage", 0.112) is not None
         assert meter.take_news() is None
 
+    def test_a_long_step_shows_that_it_moves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        meter, now = ProgressMeter(), [1000.0]
+        monkeypatch.setattr("worker.progress.time.monotonic", lambda: now[0])
+        assert self.report(meter, "train", 0.1) is not None
+        now[0] += 59
+        assert self.report(meter, "train", 0.1001) is None
+        now[0] += 2
+        assert self.report(meter, "train", 0.1002) is not None
+        now[0] += 61
+        assert meter.take_news() is None
+
     def test_the_fraction_never_falls(self) -> None:
         meter = ProgressMeter()
         self.report(meter, "score", 0.6)
