@@ -13,13 +13,16 @@ from app.jobs import completion, leases
 from app.jobs.analyses import find, key_of
 from app.jobs.leases import Claim
 from app.jobs.service import JobService
-from app.jobs.specs import RestructureSpec, SliceSpec, SlicingParams
+from app.jobs.specs import ReadaptSpec, RestructureSpec, SliceSpec, SlicingParams
+from app.jobs.specs.readapt import AttackParams
 from app.projects.keys import ensure_project
 
 ANALYSIS = completion.Output("analysis.safetensors", "application/octet-stream", Blob("e" * 64, 1), role="analysis")
 
 
-def test_the_slice_and_the_restructuring_of_a_model_rest_on_one_analysis(database: Database, spec: SliceSpec) -> None:
+def test_slice_restructuring_and_readaptation_of_a_model_rest_on_one_analysis(
+    database: Database, spec: SliceSpec
+) -> None:
     restructure = RestructureSpec(
         kind="restructure",
         model_id=spec.model_id,
@@ -28,9 +31,11 @@ def test_the_slice_and_the_restructuring_of_a_model_rest_on_one_analysis(databas
         branches="scatter",
         batch_size=7,
     )
+    readapt = ReadaptSpec(kind="readapt", model_id=spec.model_id, dataset_id=spec.dataset_id, attack=AttackParams())
     stored = RestructureSpec(kind="restructure", model_id=spec.model_id, slice_id="art_" + "0" * 26)
     with database.transaction() as session:
-        assert key_of(session, spec) == key_of(session, restructure) is not None
+        assert key_of(session, spec) == key_of(session, restructure) == key_of(session, readapt) is not None
+        assert key_of(session, readapt.model_copy(update={"method": "full"})) is None
         assert key_of(session, stored) is None
 
 
