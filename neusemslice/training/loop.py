@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neusemslice.batches import Batches
 from neusemslice.errors import CheckpointError, ConfigError, DatasetError, DivergedError
 from neusemslice.evaluation import evaluate
+from neusemslice.lowering import probe_like
 from neusemslice.progress import OnProgress, Progress, ShouldStop
 from neusemslice.roles import NORMS
 from neusemslice.training.freezing import Freeze, Trainable
@@ -66,7 +67,8 @@ def train(
         ConfigError: nothing may train, a mask does not fit, `patience` lacks validation data, or steps of one sample
             would meet a norm.
         DatasetError: there is no sample.
-        DivergedError: the loss or a weight became NaN or infinite; the network is as after the last good epoch.
+        DivergedError: the loss, a weight or an output became NaN or infinite; the network is as after the last good
+            epoch.
         CheckpointError: the file at `checkpoint` belongs to another training.
         StoppedError: should_stop() returned true.
     """
@@ -160,6 +162,8 @@ class _Run:
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self._freeze.parameters):
             raise self._diverged(number, "a weight")
         self._network.eval()
+        if not self._computes():
+            raise self._diverged(number, "an output")
         validated = None
         if self._validation is not None:
             validated = evaluate(self._network, self._validation, should_stop=progress.should_stop)
@@ -212,6 +216,13 @@ class _Run:
         self._optimizer.step()
         self._freeze.restore()
         return float(value.detach())
+
+    def _computes(self) -> bool:
+        """Whether outputs are finite, for samples and other inputs alike: weights may be finite and yet too large."""
+        like = next(self._network.parameters())
+        inputs = self._samples.take(torch.arange(min(2, len(self._samples)))).to(like.device, like.dtype)
+        with torch.no_grad():
+            return all(bool(self._network(each).isfinite().all()) for each in (inputs, probe_like(inputs)))
 
     def _diverged(self, epoch: int, what: str) -> DivergedError:
         put_back(self._network, self._good)

@@ -175,6 +175,16 @@ def test_weights_that_overflow_are_found_though_the_loss_was_finite() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(trained).items())
 
 
+def test_weights_so_large_that_the_network_overflows_are_found() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(288, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    trained = trace(plain, torch.zeros(1, 2, 12, 12)).graph_module
+    config, before = TrainingConfig(epochs=1, batch_size=60, optimizer="sgd", learning_rate=1e25), state(trained)
+    with pytest.raises(DivergedError, match="an output became NaN"):
+        train(trained, samples(), config)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state(trained).items())
+
+
 def test_with_patience_the_best_epoch_on_validation_data_counts() -> None:
     trained, data = network(), samples()
     wrong = InMemory(data.inputs, (data.labels + 1) % 3)  # the better the training, the worse it does here
