@@ -125,7 +125,9 @@ def cancel_job(job_id: JobId, context: Context) -> JSONResponse:
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
 def retry_job(job_id: JobId, context: Context) -> JSONResponse:
-    """Queue a failed or cancelled job again."""
+    """Queue a failed or cancelled job again. One that ran out of time or memory, or whose process died, goes on from
+    its last checkpoint; the others begin anew.
+    """
 
     def retry(session: Any) -> Answer:
         job = context.jobs(session).retry(job_id)
