@@ -15,7 +15,7 @@ from neusemslice.reconstruction.layer_rows import LayerRows, Positions
 from neusemslice.reconstruction.report import LayerFit
 from neusemslice.roles import NORMS
 
-ROWS_PER_INPUT = 4
+ROWS_PER_INPUT = 8
 """More rows than this for each unknown of an output are not looked at."""
 FEWEST_ROWS = 4096
 """But so many in any case, if there are."""
