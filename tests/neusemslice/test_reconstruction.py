@@ -1,5 +1,7 @@
 """After a cut the layers that are left are brought back to what they computed."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,8 @@ from neusemslice.config import Reconstruction
 from neusemslice.cutting import cut_neurons
 from neusemslice.errors import ConfigError, DatasetError, StoppedError
 from neusemslice.progress import Progress
-from neusemslice.reconstruction import reconstruct
+from neusemslice.reconstruction import ReconstructionReport, reconstruct
+from neusemslice.reconstruction.frontier import bytes_of_a_sample
 from neusemslice.restructuring import Restructured
 from tests.neusemslice.graphs import GRAPHS, graph
 from tests.neusemslice.networks import mlp, randomised, vgg_like
@@ -204,25 +207,23 @@ def test_the_model_stays_as_it_is(level: Reconstruction) -> None:
 
 
 def test_a_memory_budget_takes_fewer_samples_evenly() -> None:
+    """By hand: the most is held while the first ReLU runs, its input and its output in both networks."""
     model = trace(mlp(), torch.zeros(1, 6))
-    keep, data = random_keep(model), [part.float() for part in samples((6,))]
+    keep, inputs = random_keep(model), torch.cat(samples((6,))).float()
+    cut, left = cut_neurons(model, keep), int(keep["0"].sum())
 
-    def fitted(calibration: list[Tensor], budget: int):
+    def fitted(calibration: Sequence[Tensor], budget: int) -> tuple[dict[str, Tensor], ReconstructionReport]:
         smaller = restructure(model, keep).model
-        cut = cut_neurons(model, keep)
+        assert bytes_of_a_sample(cut, smaller) == 2 * 4 * (9 + left)
         report = reconstruct(
             cut, smaller, calibration, "least_squares", memory_budget_bytes=budget, progress=Progress()
         )
         return smaller.state_dict(), report
 
-    bytes_each = 4 * (6 + 9 + int(keep["0"].sum())) + 4 * (9 + int(keep["0"].sum()))
-    few, report = fitted(data, 60 * (bytes_each - 24))
-    assert report.samples_given == 240
-    assert 50 <= report.samples <= 120
-    inputs = torch.cat(data)
-    chosen = inputs[[place * 240 // report.samples for place in range(report.samples)]]
-    assert 4 <= len(chosen) < 240
-    assert not torch.equal(few["4.weight"], fitted(data, 2**30)[0]["4.weight"])
+    few, report = fitted(inputs.split(50), 60 * 8 * (9 + left))
+    assert (report.samples, report.samples_given) == (60, 240)
+    alone, _ = fitted([inputs[::4]], 2**30)
+    assert all(torch.equal(few[name], alone[name]) for name in few)
 
 
 def test_a_produced_checkpoint_holds_what_was_fitted(tmp_path) -> None:
