@@ -17,11 +17,14 @@ from pathlib import Path
 import torch
 
 from neusemslice import SliceableModel, SlicingConfig, evaluate, restructure, trace
+from neusemslice.batches import Batches
 from neusemslice.data import Dataset, ImportLimits, import_dataset, open_dataset
 from neusemslice.data.preprocess import Preprocess
 from neusemslice.profiling import count_parameters
 from neusemslice.restructuring import parameters_after
 from neusemslice.slicing import ModelSlice, slice_many
+from neusemslice.training import as_samples, distillation, train
+from neusemslice.training_config import TrainingConfig
 from neusemslice.weights import load_network
 
 STEPS = 20
@@ -41,6 +44,8 @@ def main() -> None:
     parser.add_argument("--images", default="40", help="For calibration, of each category; a list adds a table.")
     parser.add_argument("--analysed", type=int, default=100, help="Images of each category that are analysed.")
     parser.add_argument("--test", type=int, default=100, help="Images of each category.")
+    parser.add_argument("--epochs", type=int, default=0, help="Of distillation from the network itself; adds a table.")
+    parser.add_argument("--trained", type=int, default=500, help="Images of each category that are trained on.")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -82,6 +87,32 @@ def _tables(model: SliceableModel, dataset: Dataset, arguments: argparse.Namespa
                 accuracy, removed, took = _reconstructed(model, slice_, levels[-1], dataset, number, test)
                 cells.append(f"{accuracy:.1%} ({took:.0f} s)")
             print(f"| {slice_.config.strategy} | {removed:.1%} | {' | '.join(cells)} |", flush=True)
+    if arguments.epochs:
+        _trained(model, slices, dataset, arguments)
+
+
+def _trained(model: SliceableModel, slices: list[ModelSlice], dataset: Dataset, arguments: argparse.Namespace) -> None:
+    """Distillation of what the cut left, and of what reconstruction made of it."""
+    test = dataset.batches("test", 250, limit_per_category=arguments.test)
+    images = int(arguments.images.split(",")[0])
+    calibration = dataset.batches("train", 100, limit_per_category=images)
+    samples = as_samples(dataset.batches("train", 100, limit_per_category=arguments.trained), model)
+    config = TrainingConfig(epochs=arguments.epochs, schedule="cosine")
+    print(f"\n| strategy | removed | cut alone, distilled {config.epochs} epochs | least squares | and distilled |")
+    print("|---|---|---|---|---|", flush=True)
+    for slice_ in slices:
+        cut = restructure(model, slice_)
+        fitted = restructure(model, slice_, reconstruct="least_squares", calibration=calibration)
+        before = evaluate(fitted.model, test).accuracy
+        for result in (cut, fitted):
+            _say(f"{slice_.config.strategy} cut at {slice_.config.cut:.5f}, distilled")
+            train(result.model, samples, config, loss=distillation(model.graph_module))
+        after = [evaluate(result.model, test).accuracy for result in (cut, fitted)]
+        print(
+            f"| {slice_.config.strategy} | {cut.report.compression_rate:.1%} | {after[0]:.1%} | {before:.1%} "
+            f"| {after[1]:.1%} |",
+            flush=True,
+        )
 
 
 def _slices(
@@ -112,14 +143,14 @@ def _cut_to(model: SliceableModel, slice_: ModelSlice, share: float) -> ModelSli
 
 
 def _reconstructed(
-    model: SliceableModel, slice_: ModelSlice, level: str, dataset: Dataset, images: int, test: object
+    model: SliceableModel, slice_: ModelSlice, level: str, dataset: Dataset, images: int, test: Batches
 ) -> tuple[float, float, float]:
     """Accuracy, share of the parameters removed, and processor seconds (of the whole cut)."""
     calibration = None if level == "none" else dataset.batches("train", 100, limit_per_category=images)
     started = time.process_time()
     result = restructure(model, slice_, reconstruct=level, calibration=calibration)
     took = time.process_time() - started
-    return evaluate(result.model, test).accuracy, result.report.compression_rate, took
+    return evaluate(result.model, test).accuracy or 0.0, result.report.compression_rate, took
 
 
 def _say(text: str) -> None:
