@@ -2,16 +2,17 @@
 
     python -m benchmarks.pruning ARCHITECTURE.json WEIGHTS.safetensors DATA --preprocess '{"scale": 0.00392157}'
 
-No retraining. Pruning ends when the accuracy on the test images falls more than the tolerance below the network's own,
-whatever a slice has lost already. For each tolerance: NI iterations, CR the share of the original parameters that are
-gone or zero, MA the accuracy there. `--compare` names the paper's setting, whose rows are printed beside; with
-`--at-paper` a network is measured only after as many iterations as the paper's row has.
+No retraining, as in the paper, unless `--epochs` of fine-tuning after each iteration are asked for. Pruning ends when
+the accuracy on the test images falls more than the tolerance below the network's own, whatever a slice has lost already.
+For each tolerance: NI iterations, CR the share of the original parameters that are gone or zero, MA the accuracy there.
+`--compare` names the paper's setting, whose rows are printed beside; with `--at-paper` a network is measured only after
+as many iterations as the paper's row has.
 """
 
 import argparse
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from neusemslice import (
     PruningConfig,
     SliceableModel,
     SlicingConfig,
+    TrainingConfig,
     evaluate,
     prune_weights,
     restructure,
@@ -102,6 +104,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--compare", choices=PAPER, default=None)
     parser.add_argument("--at-paper", action="store_true")
+    parser.add_argument("--epochs", type=int, default=0, help="of fine-tuning after each iteration")
+    parser.add_argument("--strategies", nargs="+", default=("none", *STRATEGIES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     spec = json.loads(arguments.architecture.read_text())
@@ -125,7 +129,10 @@ def compare(model: SliceableModel, dataset: Dataset, arguments: argparse.Namespa
     for start in starts(model, dataset, test, arguments):
         print(f"start: {describe(start)}: {start.accuracy:.2%}", flush=True)
         for method in arguments.methods:
-            curve = pruned(start, method, test, accuracy - max(arguments.tolerances), original, arguments.amount)
+            tuning = TrainingConfig(epochs=arguments.epochs) if arguments.epochs else None
+            config = PruningConfig(method=method, amount=arguments.amount, iterations=1, fine_tuning=tuning)
+            train = dataset.batches("train", 256)
+            curve = pruned(start, config, train, test, accuracy - max(arguments.tolerances), original)
             curves[method, start.strategy, start.reconstruct] = curve
             steps = " ".join(f"{record.accuracy:.2%}" for record in curve)
             print(f"  {method}: {steps}", flush=True)
@@ -153,9 +160,10 @@ def at_paper(starts, test: list, accuracy: float, original: int, arguments: argp
 
 def starts(model: SliceableModel, dataset: Dataset, test: list, arguments: argparse.Namespace):
     """The network itself, then each strategy's slice, cut to size, with each reconstruction."""
-    yield Start("none", "", model, evaluate(model, test).accuracy)
+    if "none" in arguments.strategies:
+        yield Start("none", "", model, evaluate(model, test).accuracy)
     data = list(dataset.batches("train", 100, limit_per_category=arguments.per_category))
-    for strategy in STRATEGIES:
+    for strategy in [name for name in STRATEGIES if name in arguments.strategies]:
         config = SlicingConfig(strategy=strategy, metric=arguments.metric, target_compression=arguments.sliced)
         found = slice_model(model, data, config)
         for level in arguments.reconstruct:
@@ -166,11 +174,14 @@ def starts(model: SliceableModel, dataset: Dataset, test: list, arguments: argpa
 
 
 def pruned(
-    start: Start, method: str, test: list, floor: float, original: int, amount: float
+    start: Start, config: PruningConfig, train, test: list, floor: float, original: int
 ) -> tuple[PruningIteration, ...]:
     """The records down to the floor; the start alone if that is below it already."""
-    config = PruningConfig(method=method, amount=amount, max_accuracy_drop=max(0.0, start.accuracy - floor))
-    report = prune_weights(start.model, config, validation=test, test=test, parameters_original=original).report
+    drop = max(0.0, start.accuracy - floor)
+    stopping = replace(config, iterations=None, max_accuracy_drop=drop)
+    report = prune_weights(
+        start.model, stopping, train=train, validation=test, test=test, parameters_original=original
+    ).report
     return report.iterations if start.accuracy >= floor else report.iterations[:1]
 
 
