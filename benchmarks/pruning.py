@@ -3,7 +3,7 @@
     python -m benchmarks.pruning ARCHITECTURE.json WEIGHTS.safetensors DATA --preprocess '{"scale": 0.00392157}'
 
 No retraining, as in the paper, unless `--epochs` of fine-tuning after each iteration are asked for. Pruning ends when
-the accuracy on the test images falls more than the tolerance below the network's own, whatever a slice has lost already.
+the accuracy on the test images falls more than the tolerance below the network's own, whatever a slice has lost before.
 For each tolerance: NI iterations, CR the share of the original parameters that are gone or zero, MA the accuracy there.
 `--compare` names the paper's setting, whose rows are printed beside; with `--at-paper` a network is measured only after
 as many iterations as the paper's row has.

@@ -95,7 +95,7 @@ def test_restructuring_with_training_and_pruning(folder: Path) -> None:
     assert printed.count("<- result") == 1
     weights = load_file(folder / "restructured.safetensors")
     numbers = torch.cat([value.flatten() for name, value in weights.items() if name.endswith("weight")])
-    assert float((numbers == 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float((numbers == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
     assert "accuracy" in run(*arguments, "--data", "data.npz", "--prune", "lamp", "--prune-max-accuracy-drop", "0.1")
     assert "accuracy" not in run(*arguments, "--prune", "global", "--prune-iterations", "2")
 
