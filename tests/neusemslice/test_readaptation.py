@@ -15,7 +15,9 @@ from neusemslice.checkpoint import load_checkpoint, read_checkpoint_metadata
 from neusemslice.errors import ConfigError, DatasetError, DivergedError, SliceMismatchError, StoppedError
 from neusemslice.evaluation import evaluate
 from neusemslice.neuron_parameters import parameter_share
+from neusemslice.progress import Progress
 from neusemslice.readaptation import attack, trainable_parameters
+from neusemslice.readaptation.lots import Given, gather
 from neusemslice.readaptation.pairs import Pairs
 from neusemslice.tracing import SliceableModel
 from neusemslice.training import Batch, InMemory, train
@@ -367,3 +369,16 @@ def test_shares_of_a_network_with_norms() -> None:
     model = trace(vgg_like(), torch.zeros(1, 2, 12, 12))
     masks = trainable_parameters(model, [])
     assert parameter_share(masks) == 1
+
+
+def test_no_sample_is_in_two_lots(model: SliceableModel) -> None:
+    """Trained on, held out, and judged by: together all there are, each once."""
+    numbered = InMemory(torch.arange(40.0)[:, None].expand(40, 6).clone(), torch.arange(40) % 3)
+    config = ReadaptConfig(method="full", samples=20, training=replace(SHORT, patience=1), validation_share=0.25)
+    lots = gather(model, Given(numbered, numbered, None, None), config, None, Progress())
+    held = torch.cat([inputs[:, 0] for inputs, _ in lots.validation])
+    trained, judged = (lot.take(torch.arange(len(lot)))[:, 0] for lot in (lots.clean, lots.test))
+    assert (len(trained), len(judged), len(lots.others)) == (15, 20, 20)
+    assert sorted([*trained.tolist(), *held[:5].tolist(), *judged.tolist()]) == list(range(40))
+    new = lots.counterparts.take(torch.arange(30))[:, 0]
+    assert sorted([*new.tolist(), *held[5:].tolist()]) == list(range(40))
