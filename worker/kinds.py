@@ -9,6 +9,7 @@ from typing import Any
 from app.jobs.specs import (
     AnySpec,
     CompareSpec,
+    IncrementSpec,
     InspectDatasetSpec,
     InspectModelSpec,
     ReadaptSpec,
@@ -76,6 +77,10 @@ def _runner(spec: AnySpec) -> tuple[Callable[[Assignment[Any]], dict[str, Any]],
             from worker.readapting import readapt_stages, run_readapt
 
             return run_readapt, readapt_stages(spec)
+        case IncrementSpec():
+            from worker.incrementing import increment_stages, run_increment
+
+            return run_increment, increment_stages(spec)
         case CompareSpec():
             from worker.comparing import STAGES, run_compare
 

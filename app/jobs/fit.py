@@ -11,6 +11,7 @@ from app.jobs.specs import (
     RECONSTRUCT_OF_DEEPARC,
     ClientSpec,
     CompareSpec,
+    IncrementSpec,
     ReadaptSpec,
     RestructureSpec,
     SliceSpec,
@@ -19,6 +20,7 @@ from app.jobs.specs import (
 SLICE = "/slice_id"
 DATASET = "/dataset_id"
 NEW_DATASET = "/new_dataset_id"
+MEMORY = "/memory_id"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def check_fit(spec: ClientSpec, named: Named) -> None:
                 require_same_task(named.model, dataset, pointer)
         case ReadaptSpec():
             _check_readapt(spec, named)
+        case IncrementSpec():
+            _check_increment(spec, named)
     if SLICE in named.files:
         require_slice_of(named.model, named.files[SLICE])
     if isinstance(spec, RestructureSpec) and SLICE in named.files:
@@ -119,6 +123,61 @@ def _check_readapt(spec: ReadaptSpec, named: Named) -> None:
                 errors=[FieldError(SLICE, detail)],
                 hint="Choose the slice's own method, or give another slice.",
             )
+
+
+def _check_increment(spec: IncrementSpec, named: Named) -> None:
+    """Old samples have the model's categories; those of the new task only have its shape."""
+    require_classifier(named.model)
+    for pointer, labels in ((DATASET, spec.labels), (NEW_DATASET, spec.new_labels)):
+        if pointer in named.datasets:
+            require_shape(named.model, named.datasets[pointer], pointer)
+            _require_labels(named.datasets[pointer], labels, f"/{'new_' if pointer == NEW_DATASET else ''}labels")
+    if DATASET in named.datasets:
+        if spec.labels is None:
+            _require_same(named.model, named.datasets[DATASET], DATASET, "categories", "number of categories")
+        elif len(spec.labels) != _facts(named.model)["categories"]:
+            detail = (
+                f"{len(spec.labels)} labels are given, and the model has {_facts(named.model)['categories']} outputs"
+            )
+            raise InvalidInputError(
+                f"The labels do not fit the model: {detail}.",
+                errors=[FieldError("/labels", detail)],
+                hint="Name the label of each of the model's outputs, in their order.",
+            )
+    if MEMORY in named.files:
+        _check_memory(spec, named.model, named.files[MEMORY])
+
+
+def _require_labels(dataset: DatasetRow, labels: list[int] | None, pointer: str) -> None:
+    categories = _facts(dataset)["categories"]
+    unknown = [label for label in labels or () if label >= categories]
+    if unknown:
+        detail = f"the dataset has the labels 0 to {categories - 1}, not {unknown}"
+        raise InvalidInputError(
+            f"The labels do not fit the dataset: {detail}.",
+            errors=[FieldError(pointer, detail)],
+            hint="Name labels that the dataset has.",
+        )
+
+
+def _check_memory(spec: IncrementSpec, model: ModelRow, file: StoredFile) -> None:
+    made_by = file.made_by
+    if file.artifact.name != "memory.safetensors" or file.artifact.job_id != model.produced_by_job_id:
+        detail = (
+            f"{file.artifact.id} is {file.artifact.name} of {file.artifact.job_id}, which did not produce {model.id}"
+        )
+        raise InvalidInputError(
+            f"The memory does not belong to the model: {detail}.",
+            errors=[FieldError(MEMORY, detail)],
+            hint="Give the memory.safetensors of the increment job that produced this very model.",
+        )
+    if made_by.get("method") != spec.method:
+        detail = f"the model's increment had method={made_by.get('method')!r}"
+        raise InvalidInputError(
+            f"The method does not fit the memory: {detail}.",
+            errors=[FieldError("/method", detail)],
+            hint="Go on with the same method.",
+        )
 
 
 def _check_stored_deeparc(spec: RestructureSpec, file: StoredFile) -> None:

@@ -1,7 +1,7 @@
 """Batches from a canonical dataset, mapped from its file."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,26 @@ class Batches:
     def read(self, rows: NDArray[np.int64]) -> Float32[Tensor, "batch ..."]:
         """The inputs of these rows of the split, normalised."""
         return self._normalise(torch.from_numpy(np.asarray(self.inputs[rows])).to(torch.float32))
+
+    def numbered(self, labels: Sequence[int], *, first: int = 0) -> "Batches":
+        """Only the samples with these labels, which are numbered from `first` on, in the order they are given in.
+
+        Raises:
+            ConfigError: a label is named twice, or no sample has it.
+        """
+        number = np.full(max([int(self.labels.max()), *labels]) + 1, -1)
+        number[list(labels)] = np.arange(first, first + len(labels))
+        renumbered = number[self.labels]
+        rows = self.rows[renumbered[self.rows] >= 0]
+        missing = sorted(set(labels) - set(self.labels[rows].tolist()))
+        if missing or len(set(labels)) < len(labels):
+            reason = f"no sample has the labels {missing}" if missing else "a label is named twice"
+            raise ConfigError(
+                f"labels={list(labels)} cannot be chosen: {reason}.",
+                field="labels",
+                hint="Name labels of the data once.",
+            )
+        return replace(self, labels=renumbered, rows=rows)
 
     def _normalise(self, inputs: Float32[Tensor, "batch ..."]) -> Float32[Tensor, "batch ..."]:
         shape = [-1] + [1] * (inputs.ndim - 2)

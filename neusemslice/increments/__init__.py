@@ -7,3 +7,4 @@ from neusemslice.increments.memory import IncrementMemory as IncrementMemory
 from neusemslice.increments.report import Incremented as Incremented
 from neusemslice.increments.report import IncrementReport as IncrementReport
 from neusemslice.increments.report import task_network as task_network
+from neusemslice.increments.samples import Together as Together

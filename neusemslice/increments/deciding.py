@@ -9,6 +9,7 @@ from neusemslice.increments.features import FeatureReader
 from neusemslice.increments.heads import Task
 from neusemslice.increments.memory import IncrementMemory
 from neusemslice.tracing import SliceableModel
+from neusemslice.training import logits_of
 
 
 def check_memory(model: SliceableModel, memory: IncrementMemory) -> None:
@@ -21,8 +22,11 @@ def check_memory(model: SliceableModel, memory: IncrementMemory) -> None:
 
 
 class TaskFree:
-    """Decides without being told the task: what the critical neurons' values look like says which task, and that task's
-    outputs say which category.
+    """Decides without being told the task, with two experts: what the first task's critical neurons' values look like,
+    and the outputs themselves.
+
+    The task is that of the category c with the largest log density of the values plus logit of c; its outputs alone
+    then say which category. Both experts are in natural logarithms, hence their plain sum.
 
     Raises:
         SliceMismatchError: the memory belongs to another model, or has nothing to decide with.
@@ -44,12 +48,12 @@ class TaskFree:
         """The category of each sample, on the CPU."""
         moved = inputs.to(self._model.device, self._model.dtype)
         with torch.no_grad():
-            logits = self._model(moved).cpu()
+            logits = logits_of(self._model.graph_module, moved).cpu()
         return self.decide(moved, logits)
 
     def decide(self, inputs: Float[Tensor, "batch ..."], logits: Float[Tensor, "batch categories"]) -> Tensor:
         """The same, where the logits are there already."""
-        scores = self._discriminant.scores(self._reader.read(inputs))
+        scores = self._discriminant.scores(self._reader.read(inputs)) + logits.double()
         best = torch.stack([task.of(scores).amax(1) for task in self._tasks], 1).argmax(1)
         within = torch.stack([vote(logits, task) for task in self._tasks], 1)
         return within.gather(1, best[:, None])[:, 0]

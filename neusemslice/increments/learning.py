@@ -18,8 +18,9 @@ from neusemslice.increments.memory import IncrementMemory
 from neusemslice.increments.ownership import free_parameters
 from neusemslice.increments.remembering import Remembering
 from neusemslice.increments.report import FreeNeurons, Incremented, IncrementReport
+from neusemslice.increments.samples import samples_of
 from neusemslice.increments.settling import entries_of
-from neusemslice.progress import OnProgress, ShouldStop
+from neusemslice.progress import OnProgress, Progress, ShouldStop
 from neusemslice.tracing import SliceableModel
 from neusemslice.training import Batch, Joined, Loss, Samples, Training, as_samples, cross_entropy, logits_of, train
 
@@ -74,7 +75,7 @@ def learn_increment(
     judge = (
         None
         if evaluation is None
-        else Judge(as_samples(evaluation, grown), (*known, task), network, config.training.batch_size)
+        else Judge(samples_of(evaluation, grown), (*known, task), network, config.training.batch_size)
     )
     remembering = Remembering(grown, config, on_progress, should_stop)
     if memory is None:
@@ -90,7 +91,9 @@ def learn_increment(
     finished = traced(network, model)
     drift = float((outputs_on(network, probe, task.first, config.training.batch_size) - reference).abs().max())
     memory = memory.of_model(finished)
-    accuracies = () if judge is None else judge.judge(finished, memory)
+    progress = Progress(on_progress, should_stop)
+    accuracies = () if judge is None else judge.judge(finished, memory, progress)
+    progress.report("evaluate", 1, 1)
     free = free_parameters(network, entries_of(finished, memory.tasks))
     report = IncrementReport(
         method=config.method,

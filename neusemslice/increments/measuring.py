@@ -17,8 +17,9 @@ from neusemslice.increments.ownership import cut_of
 from neusemslice.increments.samples import of_task
 from neusemslice.masking import silence
 from neusemslice.modes import evaluating
+from neusemslice.progress import Progress
 from neusemslice.tracing import SliceableModel
-from neusemslice.training import Samples, Subset, batches_of
+from neusemslice.training import Samples, Subset, batches_of, logits_of
 
 DRIFT_SAMPLES = 1000
 """Samples on which outputs are compared before and after."""
@@ -79,10 +80,14 @@ class Judge:
         """The same for each task, by its number."""
         return {f"task_{number}": self.with_task(network, task) for number, task in enumerate(self._tasks)}
 
-    def judge(self, model: SliceableModel, memory: IncrementMemory) -> tuple[TaskAccuracy, ...]:
+    def judge(self, model: SliceableModel, memory: IncrementMemory, progress: Progress) -> tuple[TaskAccuracy, ...]:
         """All that is measured of each task."""
         decide = None if memory.discriminant is None else TaskFree(model, memory)
-        return tuple(self._judge(model, learned, decide) for learned in memory.tasks)
+        accuracies = []
+        for number, learned in enumerate(memory.tasks):
+            progress.report("evaluate", number, len(memory.tasks))
+            accuracies.append(self._judge(model, learned, decide))
+        return tuple(accuracies)
 
     def _judge(self, model: SliceableModel, learned: Learned, decide: TaskFree | None) -> TaskAccuracy:
         task, own = learned.task, self._of[learned.task]
@@ -128,4 +133,4 @@ def _outputs(network: nn.Module, samples: Samples, batch_size: int) -> Iterator[
     with evaluating(network), torch.no_grad():
         for inputs, labels in batches_of(samples, batch_size):
             moved = inputs.to(like.device, like.dtype)
-            yield network(moved).cpu(), labels, moved
+            yield logits_of(network, moved).cpu(), labels, moved

@@ -1,13 +1,18 @@
 """Samples by task and by category, and those of earlier tasks that are kept to be trained on again."""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from neusemslice.batches import Batches
 from neusemslice.increments.heads import Task
-from neusemslice.training import InMemory, Samples, Subset
+from neusemslice.tracing import SliceableModel
+from neusemslice.training import InMemory, Joined, Samples, Subset, as_samples
 
 
 class Relabelled:
@@ -23,6 +28,28 @@ class Relabelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """Re-iterable batches of several datasets, one after the other; samples on disk stay there."""
+
+    parts: Sequence[Batches]
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in self.parts:
+            yield from part
+
+
+def samples_of(data: Batches, model: SliceableModel) -> Samples:
+    """As `as_samples`, part by part where there are several.
+
+    Raises:
+        DatasetError: see `as_samples`.
+    """
+    if isinstance(data, Together):
+        return Joined([as_samples(part, model) for part in data.parts])
+    return as_samples(data, model)
 
 
 def of_task(samples: Samples, task: Task) -> Samples:

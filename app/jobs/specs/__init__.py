@@ -21,6 +21,7 @@ from app.jobs.specs.common import (
     references,
 )
 from app.jobs.specs.compare import CompareSpec
+from app.jobs.specs.increment import IncrementSpec
 from app.jobs.specs.inspections import InspectDatasetSpec, InspectModelSpec
 from app.jobs.specs.readapt import AttackParams, ReadaptSpec
 from app.jobs.specs.restructure import BRANCHES_OF_DEEPARC, RECONSTRUCT_OF_DEEPARC, RestructureSpec
@@ -40,6 +41,7 @@ __all__ = [
     "Common",
     "CompareSpec",
     "DatasetId",
+    "IncrementSpec",
     "InspectDatasetSpec",
     "InspectModelSpec",
     "InspectionSpec",
@@ -62,11 +64,11 @@ __all__ = [
     "references",
 ]
 
-ClientSpec = SliceSpec | RestructureSpec | ReadaptSpec | CompareSpec
+ClientSpec = SliceSpec | RestructureSpec | ReadaptSpec | IncrementSpec | CompareSpec
 InspectionSpec = InspectModelSpec | InspectDatasetSpec
 AnySpec = ClientSpec | InspectionSpec
 JobSpec = Annotated[ClientSpec, Field(discriminator="kind")]
-JobKind = Literal["slice", "restructure", "readapt", "compare"]
+JobKind = Literal["slice", "restructure", "readapt", "increment", "compare"]
 
 JOB_KINDS: tuple[str, ...] = get_args(JobKind)
 _ANY_SPEC: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
