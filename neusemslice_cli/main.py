@@ -11,7 +11,7 @@ import typer
 from app.errors import ServiceError
 from app.settings import Settings
 from neusemslice.errors import NeuSemSliceError
-from neusemslice_cli import comparing, files, readapting
+from neusemslice_cli import comparing, files, incrementing, readapting
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys of the service.")
@@ -20,6 +20,7 @@ app.command("slice")(files.slice_files)
 app.command("restructure")(files.restructure_files)
 app.command("evaluate")(files.evaluate_files)
 app.command("readapt")(readapting.readapt_files)
+app.command("increment")(incrementing.increment_files)
 app.command("compare")(comparing.compare_files)
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of stored bytes and the embedded Postgres.")]

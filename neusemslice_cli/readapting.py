@@ -73,7 +73,7 @@ def readapt_files(
         "method": method,
         "attack": attack and {"method": attack, "epsilons": _numbers("epsilons", epsilons), "steps": steps},
         "samples": samples,
-        "training": {"seed": seed, **_object("training", training)},
+        "training": {"seed": seed, **json_object("training", training)},
         "slicing": None
         if slices
         else _slicing(method, seed=seed, metric=metric, threshold=threshold, fraction=fraction),
@@ -138,7 +138,12 @@ def _numbers(field: str, text: str) -> tuple[float, ...]:
         ) from error
 
 
-def _object(field: str, text: str) -> dict[str, Any]:
+def json_object(field: str, text: str) -> dict[str, Any]:
+    """An option's JSON object.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
         values = json.loads(text)
     except ValueError as error:

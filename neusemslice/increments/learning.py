@@ -57,7 +57,7 @@ def learn_increment(
         DatasetError: data does not fit the model, or new labels overlap the old ones or leave a gap.
         UnsupportedModelError: the network's outputs cannot grow.
         SliceMismatchError: the memory belongs to another model.
-        CapacityError: no neuron is free for the new task.
+        CapacityError: with `isolated`, no neuron is free for the new task.
         DivergedError: the loss became NaN or infinite; `error.network` is the network after the last good epoch.
         CheckpointError: the folder holds another increment.
         StoppedError: should_stop() returned true.
@@ -81,7 +81,7 @@ def learn_increment(
     if memory is None:
         first = None if old is None else as_samples(old, model)
         memory = remembering.first(known[0], first, None if judge is None else judge.before[known[0]], checkpoint)
-    if config.freezes:
+    if config.isolates:
         assert config.slicing is not None
         require_capacity(grown, head, memory.tasks[-1].kept or {}, config.slicing.cut)
     probe = lesson if judge is None else judge.samples
