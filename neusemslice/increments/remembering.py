@@ -1,12 +1,15 @@
 """What is put aside of a task while its samples are there: its critical neurons, what decides, and exemplars."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
+from neusemslice.errors import CheckpointError
 from neusemslice.increment_config import IncrementConfig
 from neusemslice.increments.discriminant import Discriminant, find_directions
 from neusemslice.increments.features import FeatureReader
@@ -15,7 +18,7 @@ from neusemslice.increments.memory import IncrementMemory, Learned
 from neusemslice.increments.samples import both, choose_exemplars, first_of_each
 from neusemslice.increments.settling import settle
 from neusemslice.progress import OnProgress, Progress, ShouldStop
-from neusemslice.safetensors_file import replacing
+from neusemslice.safetensors_file import read_json_metadata, replacing
 from neusemslice.tracing import SliceableModel
 from neusemslice.training import Samples, batches_of
 
@@ -23,6 +26,7 @@ BASIS_PER_CATEGORY = 400
 """Samples of each category of the first task that the directions of the decision are found from."""
 SETTLED = "settled.safetensors"
 MEMORY = "memory.safetensors"
+_KEY = "neusemslice_settled"
 
 
 class Remembering:
@@ -48,24 +52,37 @@ class Remembering:
             checkpoint: a folder that the settled network is put into, and taken from if it is there.
         """
         if checkpoint is not None and (checkpoint / MEMORY).exists():
-            _put_back(self._model.graph_module, load_file(checkpoint / SETTLED))
-            return IncrementMemory.load(checkpoint / MEMORY)
+            return self._resumed(checkpoint)
         empty = IncrementMemory(self._model.fingerprint, self.config.method, (), None, None)
         memory = empty if samples is None else self._with(empty, task, samples, accuracy, "")
         if samples is None:
             memory = replace(empty, tasks=(Learned(task, None, accuracy),))
         if checkpoint is not None:
+            tensors = {name: value.cpu().clone() for name, value in self._model.graph_module.state_dict().items()}
             with replacing(checkpoint / SETTLED) as draft:
-                save_file(
-                    {name: tensor.cpu().clone() for name, tensor in self._model.graph_module.state_dict().items()},
-                    draft,
-                )
+                save_file(tensors, draft, {_KEY: json.dumps(self._identity)})
             memory.save(checkpoint / MEMORY)
         return memory
 
     def further(self, memory: IncrementMemory, task: Task, samples: Samples, accuracy: float | None) -> IncrementMemory:
         """The memory with a task that the network has just learned."""
         return self._with(memory, task, samples, accuracy, "_new")
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What tells this increment from others."""
+        return {"config": self.config.to_dict(), "categories": self._model.categories}
+
+    def _resumed(self, checkpoint: Path) -> IncrementMemory:
+        """Go on from the network as it was when its first task was settled."""
+        memory = IncrementMemory.load(checkpoint / MEMORY)
+        identity = read_json_metadata(checkpoint / SETTLED, _KEY, CheckpointError)
+        if identity != self._identity or memory.model_fingerprint != self._model.fingerprint:
+            raise CheckpointError(
+                f"{checkpoint} belongs to another increment.", hint="Empty it to begin anew, or name another folder."
+            )
+        _put_back(self._model.graph_module, load_file(checkpoint / SETTLED))
+        return memory
 
     def _with(
         self, memory: IncrementMemory, task: Task, samples: Samples, accuracy: float | None, ending: str
@@ -110,5 +127,6 @@ def _put_back(network: fx.GraphModule, tensors: dict[str, Tensor]) -> None:
         if name not in present:
             path, _, own = name.rpartition(".")
             layer = network.get_submodule(path)
-            layer.register_parameter(own, nn.Parameter(torch.zeros_like(tensor)))
+            like = layer.get_parameter("weight")
+            layer.register_parameter(own, nn.Parameter(tensor.to(like.device, like.dtype)))
     network.load_state_dict(tensors)

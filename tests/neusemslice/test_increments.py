@@ -192,6 +192,8 @@ class TestIsolated:
         states = whole.model.state_dict(), resumed.model.state_dict()
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         assert whole.memory.model_fingerprint == resumed.memory.model_fingerprint
+        with pytest.raises(CheckpointError, match="another increment"):
+            learn_increment(model, images(0, 3), images(3, 2), replace(ISOLATED, seed=1), **arguments)
 
     def test_tasks_follow_each_other_through_files(self, learned: Incremented, tmp_path: Path) -> None:
         """Each earlier task's outputs stay, their networks can be taken out, and capacity shrinks."""
