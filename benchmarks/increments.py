@@ -143,29 +143,28 @@ def table(
         )
 
 
-def bytes_curve(data: Data) -> None:
+def bytes_curve(data: Data, theta: float) -> None:
     """Accuracy over all ten outputs, without being told the task, by the bytes that are kept; no image is."""
     model = first_mlp(data, 6)
     print("| theta | directions | bytes kept | ten-way | first task | second task |")
     print("|---|---|---|---|---|---|")
-    for theta in (0.8, 0.9, 0.95):
-        training = TrainingConfig(epochs=4, schedule="cosine")
-        result = learn_all(model, data, IncrementConfig(slicing=SlicingConfig(threshold=theta), training=training))
-        kept = result.memory.tasks[0].kept
-        assert kept is not None
-        reader = FeatureReader(result.traced, kept)
-        features = [[found for found, _ in reader.batches(data.of(data.train, task))] for task in data.tasks]
-        labels = [[found for _, found in data.of(data.train, task)] for task in data.tasks]
-        for directions in (8, 16, 32, 64, 128, 256):
-            known = find_directions(torch.cat(features[0])[:2000], reader.sizes, directions)
-            for task, values, numbers in zip(data.tasks, features, labels, strict=True):
-                known = known.with_categories(zip(values, numbers, strict=True), task)
-            memory = replace(result.memory, discriminant=known)
-            decide = TaskFree(result.traced, memory)
-            hits = torch.cat([decide(inputs) == numbers for inputs, numbers in batches_of(data.test, 1000)]).double()
-            first = data.test.labels < data.tasks[0].stop
-            shown = " | ".join(f"{100 * part.mean():.2f}" for part in (hits, hits[first], hits[~first]))
-            print(f"| {theta} | {directions} | {sum(memory.bytes_kept().values()):,} | {shown} |", flush=True)
+    training = TrainingConfig(epochs=4, schedule="cosine")
+    result = learn_all(model, data, IncrementConfig(slicing=SlicingConfig(threshold=theta), training=training))
+    kept = result.memory.tasks[0].kept
+    assert kept is not None
+    reader = FeatureReader(result.traced, kept)
+    features = [[found for found, _ in reader.batches(data.of(data.train, task))] for task in data.tasks]
+    labels = [[found for _, found in data.of(data.train, task)] for task in data.tasks]
+    for directions in (8, 16, 32, 64, 128, 256):
+        known = find_directions(torch.cat(features[0])[:2000], reader.sizes, directions)
+        for task, values, numbers in zip(data.tasks, features, labels, strict=True):
+            known = known.with_categories(zip(values, numbers, strict=True), task)
+        memory = replace(result.memory, discriminant=known)
+        decide = TaskFree(result.traced, memory)
+        hits = torch.cat([decide(inputs) == numbers for inputs, numbers in batches_of(data.test, 1000)]).double()
+        first = data.test.labels < data.tasks[0].stop
+        shown = " | ".join(f"{100 * part.mean():.2f}" for part in (hits, hits[first], hits[~first]))
+        print(f"| {theta} | {directions} | {sum(memory.bytes_kept().values()):,} | {shown} |", flush=True)
 
 
 def cifar(train_zip: Path, test_zip: Path, limit: int, tests: int) -> Data:
@@ -222,7 +221,7 @@ def main() -> None:
         if not given.only or name in given.only.split(",")
     )
     if given.what == "bytes":
-        bytes_curve(mnist(given.files[0], [range(5), range(5, 10)]))
+        bytes_curve(mnist(given.files[0], [range(5), range(5, 10)]), given.threshold)
     elif given.what == "mnist":
         data = mnist(given.files[0], [range(5), range(5, 10)])
         table(first_mlp(data, 6), data, chosen, PAPER_TWO)
