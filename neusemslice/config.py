@@ -1,9 +1,10 @@
 """Parameters of a slicing, as a frozen value checked at birth. Free of torch, so a service can validate with it."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from neusemslice.config_values import from_dict, require_choice
 from neusemslice.errors import ConfigError
 
 MetricName = Literal[
@@ -42,12 +43,6 @@ CALIBRATION_PER_CATEGORY = 50
 def cut_field(strategy: str) -> str:
     """The field of a config that holds the strategy's cut."""
     return "threshold" if strategy in THRESHOLD_STRATEGIES else "fraction"
-
-
-def require_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises ConfigError unless `value` is one of the choices."""
-    if value not in choices:
-        raise ConfigError(f"{field}={value!r} is unknown.", field=field, hint=f"Use one of: {', '.join(choices)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,13 +210,7 @@ class SlicingConfig:
         Raises:
             ConfigError: a field is unknown or a value is refused.
         """
-        known = {field.name for field in fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ConfigError(
-                    f"{name!r} is no field of a slicing config.", field=name, hint=f"Known: {sorted(known)}."
-                )
-        return cls(**values)
+        return from_dict(cls, values)
 
 
 def check_cut(strategy: str, cut: float) -> None:

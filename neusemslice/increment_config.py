@@ -1,9 +1,10 @@
 """Parameters of an increment, as a frozen value checked at birth. Free of torch, so a service can validate with it."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from neusemslice.config import Reconstruction, SlicingConfig
+from neusemslice.config_values import from_dict, require_choice, require_range, require_seed
 from neusemslice.errors import ConfigError
 from neusemslice.training_config import TrainingConfig
 
@@ -60,21 +61,17 @@ class IncrementConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("method", get_args(IncrementMethod)), ("reconstruct", get_args(Reconstruction))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} is unknown.", field=name, hint=f"Use one of: {', '.join(choices)}."
-                )
+        require_choice("method", self.method, get_args(IncrementMethod))
+        require_choice("reconstruct", self.reconstruct, get_args(Reconstruction))
         self._settle_slicing()
         self._settle_replay()
-        if not 1 <= self.decision_directions <= MAX_DIRECTIONS:
-            raise ConfigError(
-                f"decision_directions={self.decision_directions} is out of range.",
-                field="decision_directions",
-                hint=f"Use 1 to {MAX_DIRECTIONS:,}.",
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed={self.seed} is out of range.", field="seed", hint="Use 0 to 2**32 - 1.")
+        require_range(
+            "decision_directions",
+            self.decision_directions,
+            f"1 to {MAX_DIRECTIONS:,}",
+            holds=1 <= self.decision_directions <= MAX_DIRECTIONS,
+        )
+        require_seed(self.seed)
 
     @property
     def freezes(self) -> bool:
@@ -124,12 +121,9 @@ class IncrementConfig:
         if self.replays:
             fraction = DEFAULT_REPLAY_FRACTION if fraction is None else fraction
             object.__setattr__(self, "replay_fraction", fraction)
-            if not 0 < fraction <= 1:
-                raise ConfigError(
-                    f"replay_fraction={fraction} is out of range.",
-                    field="replay_fraction",
-                    hint="Use a share above 0 and at most 1, such as 0.1.",
-                )
+            require_range(
+                "replay_fraction", fraction, "a share above 0 and at most 1, such as 0.1", holds=0 < fraction <= 1
+            )
         elif fraction is not None:
             raise ConfigError(
                 f"replay_fraction is no parameter of method={self.method!r}.",
@@ -148,15 +142,9 @@ class IncrementConfig:
         Raises:
             ConfigError: a field is unknown or a value is refused.
         """
-        known = {item.name for item in fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ConfigError(
-                    f"{name!r} is no field of an increment's config.", field=name, hint=f"Known: {sorted(known)}."
-                )
         made = dict(values)
         if made.get("slicing") is not None:
             made["slicing"] = SlicingConfig.from_dict(made["slicing"])
         if "training" in made:
             made["training"] = TrainingConfig.from_dict(made["training"])
-        return cls(**made)
+        return from_dict(cls, made)

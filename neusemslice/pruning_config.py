@@ -1,8 +1,9 @@
 """Parameters of weight pruning, as a frozen value checked at birth. Free of torch, so a service can validate it."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from neusemslice.config_values import from_dict, require_choice, require_range
 from neusemslice.errors import ConfigError
 from neusemslice.training_config import TrainingConfig
 
@@ -45,22 +46,20 @@ class PruningConfig:
     distill: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(PruningMethod):
-            raise ConfigError(
-                f"method={self.method!r} is unknown.",
-                field="method",
-                hint=f"Use one of: {', '.join(get_args(PruningMethod))}.",
-            )
+        require_choice("method", self.method, get_args(PruningMethod))
         self._check_stop()
-        self._check_range("amount", "above 0 and below 1, such as 0.1", holds=0 < self.amount < 1)
+        require_range("amount", self.amount, "a value above 0 and below 1, such as 0.1", holds=0 < self.amount < 1)
         if self.iterations is not None:
-            self._check_range("iterations", "of at least 1", holds=self.iterations >= 1)
+            require_range("iterations", self.iterations, "at least 1", holds=self.iterations >= 1)
         if self.sparsity is not None:
-            self._check_range("sparsity", "above 0 and below 1, such as 0.5", holds=0 < self.sparsity < 1)
+            require_range(
+                "sparsity", self.sparsity, "a value above 0 and below 1, such as 0.5", holds=0 < self.sparsity < 1
+            )
         if self.max_accuracy_drop is not None:
-            self._check_range(
+            require_range(
                 "max_accuracy_drop",
-                "from 0 to below 1, such as 0.01 for one point",
+                self.max_accuracy_drop,
+                "a value from 0 to below 1, such as 0.01 for one point",
                 holds=0 <= self.max_accuracy_drop < 1,
             )
         if self.distill and self.fine_tuning is None:
@@ -83,12 +82,6 @@ class PruningConfig:
                 "Nothing says when to stop.", field="iterations", hint=f"Give one of: {', '.join(STOPS)}."
             )
 
-    def _check_range(self, field: str, expected: str, *, holds: bool) -> None:
-        if not holds:
-            raise ConfigError(
-                f"{field}={getattr(self, field)} is out of range.", field=field, hint=f"Use a value {expected}."
-            )
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"fine_tuning": self.fine_tuning and self.fine_tuning.to_dict()}
@@ -100,11 +93,5 @@ class PruningConfig:
         Raises:
             ConfigError: a field is unknown or a value is refused.
         """
-        known = {field.name for field in fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ConfigError(
-                    f"{name!r} is no field of a pruning config.", field=name, hint=f"Known: {sorted(known)}."
-                )
         training = values.get("fine_tuning")
-        return cls(**{**values, "fine_tuning": training and TrainingConfig.from_dict(training)})
+        return from_dict(cls, {**values, "fine_tuning": training and TrainingConfig.from_dict(training)})

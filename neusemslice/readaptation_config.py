@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from neusemslice.config import SlicingConfig, StrategyName, check_cut
+from neusemslice.config_values import from_dict, require_choice, require_range, require_seed
 from neusemslice.errors import ConfigError
 from neusemslice.training_config import TrainingConfig
 
@@ -25,7 +26,6 @@ STRATEGY_OF: dict[str, StrategyName | None] = {
     "semantic+deeparc": "semantic",
 }
 """Of the slice that says which neurons (or, for deeparc, layers) train."""
-ConfigT = TypeVar("ConfigT", "AttackConfig", "ReadaptConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ class AttackConfig:
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        _require_choice("method", self.method, get_args(AttackMethod))
-        _require_choice("norm", self.norm, get_args(Norm))
+        require_choice("method", self.method, get_args(AttackMethod))
+        require_choice("norm", self.norm, get_args(Norm))
         most = 1.0 if self.norm == "inf" else math.inf
         wrong = [epsilon for epsilon in self.epsilons if not (0 < epsilon <= most and math.isfinite(epsilon))]
         if wrong or not self.epsilons:
@@ -69,12 +69,8 @@ class AttackConfig:
                 if self.norm == "inf"
                 else "Use numbers above 0: the length of the change, with the input range as unit.",
             )
-        if not 1 <= self.steps <= MAX_STEPS:
-            raise ConfigError(f"steps={self.steps} is out of range.", field="steps", hint=f"Use 1 to {MAX_STEPS}.")
-        if not 0 < self.step <= 1:
-            raise ConfigError(
-                f"step={self.step} is out of range.", field="step", hint="Use a share of epsilon, such as 0.25."
-            )
+        require_range("steps", self.steps, f"1 to {MAX_STEPS}", holds=1 <= self.steps <= MAX_STEPS)
+        require_range("step", self.step, "a share of epsilon, such as 0.25", holds=0 < self.step <= 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -87,7 +83,7 @@ class AttackConfig:
         Raises:
             ConfigError: a field is unknown or a value is refused.
         """
-        return _from_dict(cls, values | ({"epsilons": tuple(values["epsilons"])} if "epsilons" in values else {}))
+        return from_dict(cls, values | ({"epsilons": tuple(values["epsilons"])} if "epsilons" in values else {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,17 +118,16 @@ class ReadaptConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_choice("method", self.method, get_args(ReadaptMethod))
+        require_choice("method", self.method, get_args(ReadaptMethod))
         if self.samples < 1:
             raise ConfigError(f"samples={self.samples} is too small.", field="samples", hint="Use at least 1.")
-        if not 0 < self.validation_share < 1:
-            raise ConfigError(
-                f"validation_share={self.validation_share} is out of range.",
-                field="validation_share",
-                hint="Use a share between 0 and 1, such as 0.1.",
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed={self.seed} is out of range.", field="seed", hint="Use 0 to 2**32 - 1.")
+        require_range(
+            "validation_share",
+            self.validation_share,
+            "a share between 0 and 1, such as 0.1",
+            holds=0 < self.validation_share < 1,
+        )
+        require_seed(self.seed)
         wanted = STRATEGY_OF[self.method]
         if self.slicing is not None and self.slicing.strategy != wanted:
             raise ConfigError(
@@ -186,17 +181,4 @@ class ReadaptConfig:
             name: parts[name](value) if name in parts and isinstance(value, dict) else value
             for name, value in values.items()
         }
-        return _from_dict(cls, whole)
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} is unknown.", field=name, hint=f"Use one of: {', '.join(choices)}.")
-
-
-def _from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-    known = [own.name for own in fields(cls)]
-    for name in values:
-        if name not in known:
-            raise ConfigError(f"{name!r} is no field of {cls.__name__}.", field=name, hint=f"Known: {known}.")
-    return cls(**values)
+        return from_dict(cls, whole)

@@ -11,7 +11,8 @@ from jaxtyping import Bool
 from torch import Tensor, fx
 
 from neusemslice.checkpoint import save_checkpoint
-from neusemslice.config import Branches, Reconstruction, require_choice
+from neusemslice.config import Branches, Reconstruction
+from neusemslice.config_values import require_choice
 from neusemslice.copying import copy_graph, unbound
 from neusemslice.cutting import Cut, cut_neurons
 from neusemslice.deeparc import Seam, remove_redundant

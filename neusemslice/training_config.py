@@ -1,10 +1,10 @@
 """Parameters of a training, as a frozen value checked at birth. Free of torch, so a service can validate with it."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from neusemslice.errors import ConfigError
+from neusemslice.config_values import from_dict, require_choice, require_range, require_seed
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
@@ -44,25 +44,19 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, choices in (("optimizer", get_args(OptimizerName)), ("schedule", get_args(Schedule))):
-            if getattr(self, field) not in choices:
-                raise ConfigError(
-                    f"{field}={getattr(self, field)!r} is unknown.",
-                    field=field,
-                    hint=f"Use one of: {', '.join(choices)}.",
-                )
-        self._check("epochs", 1 <= self.epochs <= MAX_EPOCHS, f"Use 1 to {MAX_EPOCHS:,}.")
-        self._check("batch_size", self.batch_size >= 1, "Use at least 1.")
-        self._check("learning_rate", 0 < self.learning_rate < math.inf, "Use a number above 0, such as 0.001.")
-        self._check("momentum", 0 <= self.momentum < 1, "Use a number from 0 to below 1, such as 0.9.")
-        self._check("weight_decay", 0 <= self.weight_decay < math.inf, "Use 0 or a small number, such as 0.0005.")
-        self._check("clip_norm", self.clip_norm is None or 0 < self.clip_norm < math.inf, "Use a number above 0.")
-        self._check("patience", self.patience is None or self.patience >= 1, "Use at least 1.")
-        self._check("seed", 0 <= self.seed < 2**32, "Use 0 to 2**32 - 1.")
-
-    def _check(self, field: str, holds: bool, hint: str) -> None:
-        if not holds:
-            raise ConfigError(f"{field}={getattr(self, field)} is out of range.", field=field, hint=hint)
+        require_choice("optimizer", self.optimizer, get_args(OptimizerName))
+        require_choice("schedule", self.schedule, get_args(Schedule))
+        for field, holds, expected in (
+            ("epochs", 1 <= self.epochs <= MAX_EPOCHS, f"1 to {MAX_EPOCHS:,}"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0, such as 0.001"),
+            ("momentum", 0 <= self.momentum < 1, "a number from 0 to below 1, such as 0.9"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or a small number, such as 0.0005"),
+            ("clip_norm", self.clip_norm is None or 0 < self.clip_norm < math.inf, "a number above 0"),
+            ("patience", self.patience is None or self.patience >= 1, "at least 1"),
+        ):
+            require_range(field, getattr(self, field), expected, holds=holds)
+        require_seed(self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -75,10 +69,4 @@ class TrainingConfig:
         Raises:
             ConfigError: a field is unknown or a value is refused.
         """
-        known = {field.name for field in fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ConfigError(
-                    f"{name!r} is no field of a training config.", field=name, hint=f"Known: {sorted(known)}."
-                )
-        return cls(**values)
+        return from_dict(cls, values)
