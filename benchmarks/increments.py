@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.9)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, default=500, help="training images of each class, for cifar")
+    parser.add_argument("--tests", type=int, default=500, help="test images of each class, for cifar")
     parser.add_argument("--only", default="", help="methods, separated by commas; all by default")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -229,7 +230,7 @@ def main() -> None:
         data = mnist(given.files[0], [range(3), range(3, 6), range(6, 10)])
         table(first_mlp(data, 6), data, chosen, PAPER_THREE)
     else:
-        data = cifar(given.files[0], given.files[1], given.limit, 500)
+        data = cifar(given.files[0], given.files[1], given.limit, given.tests)
         table(five_of_ten(given.files[2], data), data, chosen, PAPER_CIFAR)
 
 
