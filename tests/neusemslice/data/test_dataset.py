@@ -83,6 +83,20 @@ def test_a_share_of_each_category_is_held_out(tmp_path: Path) -> None:
     assert set(limited.rows) == {next(row for row in left.rows if Y[row] == category) for category in range(3)}
 
 
+def test_some_labels_make_a_task_numbered_in_their_order(tmp_path: Path) -> None:
+    """2 and 0 become 7 and 8; the samples of 1 are left out, and a limit set before still holds."""
+    data = dataset(tmp_path)
+    chosen = data.batches("train", 4).numbered([2, 0], first=7)
+    assert [label for _, labels in chosen for label in labels.tolist()] == [7, 8, 8, 8, 7, 8, 7, 7, 7]
+    inputs = torch.cat([batch for batch, _ in chosen])
+    assert torch.equal(inputs, torch.from_numpy(X[Y != 1]).float())
+    limited = data.batches("train", 4, limit_per_category=1).numbered([1])
+    assert limited.rows.tolist() == [2]
+    for labels, words in (([0, 0], "named twice"), ([0, 3], r"labels \[3\]"), ([-1], r"labels \[-1\]")):
+        with pytest.raises(ConfigError, match=words):
+            data.batches("train", 4).numbered(labels)
+
+
 def test_a_category_of_one_sample_is_not_held_out(tmp_path: Path) -> None:
     arrays_of(tmp_path / "a", x_train=X[:4], y_train=np.array([0, 1, 1, 1]))
     import_dataset(tmp_path / "a", tmp_path / "out")
