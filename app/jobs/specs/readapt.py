@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from app.jobs.specs.common import ArtifactId, Cut, DatasetId, Producing, Share, Strict, refusing
 from app.jobs.specs.slicing_params import SlicingParams
@@ -38,7 +38,7 @@ class AttackParams(Strict):
     steps: int = Field(default=AttackConfig.steps, ge=1, le=MAX_STEPS, description="Of `pgd`.")
     step: float = Field(default=AttackConfig.step, gt=0, le=1, description="Of `pgd`, as a share of epsilon.")
     random_start: bool = Field(default=True, description="Of `pgd`.")
-    value_range: tuple[float, float] | None = Field(
+    value_range: tuple[FiniteFloat, FiniteFloat] | None = Field(
         default=None,
         description="Lowest and highest valid value as stored, such as [0, 255]: attacked samples stay within. "
         "Default: what each channel of the train split shows.",

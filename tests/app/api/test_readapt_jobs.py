@@ -1,5 +1,7 @@
 """Submitting `readapt` jobs over real HTTP."""
 
+import json
+
 import httpx
 import pytest
 
@@ -45,6 +47,12 @@ def test_it_shows_what_it_will_do_and_can_be_sent_again(client: httpx.Client, re
     again = client.post("/v1/jobs", json={"kind": "readapt", **config})
     assert (again.status_code, again.json()["config"]) == (202, config)
     assert len(client.get("/v1/jobs?kind=readapt").json()["data"]) == 2
+
+
+def test_a_number_too_large_for_a_float_is_pointed_at(client: httpx.Client, readapt: Job) -> None:
+    body = json.dumps(readapt | {"attack": {"value_range": [0, "HUGE"]}}).replace('"HUGE"', "1e400")
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/attack/value_range/1")
 
 
 @pytest.mark.parametrize(
