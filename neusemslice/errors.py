@@ -112,16 +112,13 @@ class CapacityError(NeuSemSliceError):
 
 
 class DivergedError(NeuSemSliceError):
-    """A training's loss became NaN or infinite; the network is as it was after epoch `last_good` (0: as it came).
-
-    `network` is that network, where the training was one of a copy.
-    """
+    """A training's loss became NaN or infinite; `network` is as it was after epoch `last_good` (0: as it came)."""
 
     code = "training_diverged"
-    network: Any = None
 
-    def __init__(self, message: str, *, last_good: int, hint: str = "") -> None:
+    def __init__(self, message: str, *, network: Any, last_good: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
+        self.network = network
         self.last_good = last_good
 
 

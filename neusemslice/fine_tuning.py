@@ -8,7 +8,6 @@ from torch import fx, nn
 from neusemslice.batches import Batches
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.copying import copy_graph
-from neusemslice.errors import DivergedError
 from neusemslice.produced import Produced, as_model, as_teacher
 from neusemslice.progress import OnProgress, ShouldStop
 from neusemslice.pruning.weights import not_zeroed
@@ -59,20 +58,16 @@ def fine_tune(
     """
     model = as_model(network)
     tuned = copy_graph(model.graph_module)
-    try:
-        training = train(
-            tuned,
-            as_samples(data, model),
-            config,
-            loss=cross_entropy if teacher is None else distillation(as_teacher(teacher, model)),
-            trainable=not_zeroed(tuned),
-            validation=validation,
-            checkpoint=checkpoint,
-            stage="fine-tune",
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
-    except DivergedError as error:
-        error.network = tuned.requires_grad_(requires_grad=True)
-        raise
+    training = train(
+        tuned,
+        as_samples(data, model),
+        config,
+        loss=cross_entropy if teacher is None else distillation(as_teacher(teacher, model)),
+        trainable=not_zeroed(tuned),
+        validation=validation,
+        checkpoint=checkpoint,
+        stage="fine-tune",
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
     return FineTuned(tuned.requires_grad_(requires_grad=True), model.input_shape, training)

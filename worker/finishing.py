@@ -10,18 +10,16 @@ from torch import fx
 from app.jobs.specs import RestructureSpec
 from neusemslice import SliceableModel, fine_tune, prune_weights
 from neusemslice.batches import Batches
-from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import Dataset
-from neusemslice.errors import DivergedError
 from neusemslice.produced import Produced
 from neusemslice.profiling import count_parameters
 from neusemslice.restructuring import Restructured
 from worker.analysis import VALIDATION_SHARE
 from worker.assignment import Assignment
 from worker.facts import evaluation_split
+from worker.producing import leaving_last_good
 
 FINE_TUNING = "fine-tuning.safetensors"
-LAST_GOOD = "last_good.safetensors"
 _BLOCK = 2**20
 
 
@@ -47,20 +45,19 @@ def finish(
     Raises:
         DivergedError: the network after the last good epoch is handed on as `last_good.safetensors`.
     """
-    try:
-        return _finish(assignment, model, smaller, dataset)
-    except DivergedError as error:
-        about = {"restructure": smaller.report.to_dict(), "diverged": {"last_good_epoch": error.last_good}}
-        save_checkpoint(error.network, smaller.input_shape, assignment.outputs / LAST_GOOD, about)
-        assignment.leave(LAST_GOOD)
-        raise
+    about = {"restructure": smaller.report.to_dict()}
+    with leaving_last_good(assignment, model, about):
+        return _finish(assignment, model, smaller, dataset, about)
 
 
 def _finish(
-    assignment: Assignment[RestructureSpec], model: SliceableModel, smaller: Restructured, dataset: Dataset | None
+    assignment: Assignment[RestructureSpec],
+    model: SliceableModel,
+    smaller: Restructured,
+    dataset: Dataset | None,
+    about: dict[str, Any],
 ) -> Finished:
     spec, network = assignment.spec, smaller.model
-    about: dict[str, Any] = {"restructure": smaller.report.to_dict()}
     result: dict[str, Any] = {"fine_tuning": None, "pruning": None}
     train, validation = _parts(spec, dataset)
     produced: Produced = smaller

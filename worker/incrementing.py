@@ -8,16 +8,14 @@ import torch
 from app.jobs.specs import IncrementSpec
 from neusemslice import IncrementMemory, SliceableModel, learn_increment
 from neusemslice.batches import Batches
-from neusemslice.checkpoint import read_checkpoint_metadata, save_checkpoint
 from neusemslice.data import Dataset, open_dataset
 from neusemslice.data.dataset import Batches as DatasetBatches
-from neusemslice.errors import DivergedError
 from neusemslice.increments import Together
 from worker.assignment import Assignment
-from worker.facts import evaluation_split, load_model, model_facts
+from worker.facts import evaluation_split, load_model
+from worker.producing import leaving_last_good, produced_model
 from worker.workspace import plain
 
-LAST_GOOD = "last_good.safetensors"
 MEMORY = "memory.safetensors"
 
 
@@ -39,7 +37,7 @@ def run_increment(assignment: Assignment[IncrementSpec]) -> dict[str, Any]:
     known = open_dataset(files["dataset"]) if "dataset" in files else None
     memory = IncrementMemory.load(files["memory"]) if "memory" in files else None
     needed = memory is None and spec.method != "retrain"
-    try:
+    with leaving_last_good(assignment, model, {}):
         result = learn_increment(
             model,
             _known(spec, known, "train") if needed and known is not None else None,
@@ -51,14 +49,8 @@ def run_increment(assignment: Assignment[IncrementSpec]) -> dict[str, Any]:
             on_progress=assignment.on_progress,
             should_stop=assignment.should_stop,
         )
-    except DivergedError as error:
-        about = {"increment": {"last_good_epoch": error.last_good}}
-        save_checkpoint(error.network, model.input_shape, assignment.outputs / LAST_GOOD, about)
-        assignment.leave(LAST_GOOD)
-        raise
     checkpoint = assignment.outputs / "checkpoint.safetensors"
     result.save(checkpoint, assignment.outputs / MEMORY)
-    facts = model_facts(result.traced) | {"architecture": read_checkpoint_metadata(checkpoint)["architecture"]}
     summary = {
         "evaluated_on": None if known is None else [evaluation_split(known), evaluation_split(new)],
         "report": result.report.to_dict(),
@@ -67,7 +59,7 @@ def run_increment(assignment: Assignment[IncrementSpec]) -> dict[str, Any]:
     outputs = [
         {"name": "report.json"},
         {"name": MEMORY},
-        {"name": checkpoint.name, "role": "model", "facts": facts},
+        produced_model(result.model, model, checkpoint),
     ]
     return {"result": summary, "outputs": outputs}
 

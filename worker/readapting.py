@@ -7,19 +7,18 @@ from typing import Any
 import torch
 
 from app.jobs.specs import ReadaptSpec
-from neusemslice import ModelSlice, SliceableModel, ValidRange, readapt, slice_model, trace
+from neusemslice import ModelSlice, SliceableModel, ValidRange, readapt, slice_model
 from neusemslice.batches import Batches
-from neusemslice.checkpoint import read_checkpoint_metadata, save_checkpoint
 from neusemslice.data import Dataset, check_dataset_fits, open_dataset
-from neusemslice.errors import DatasetError, DivergedError
+from neusemslice.errors import DatasetError
 from neusemslice.readaptation_config import ReadaptConfig
 from worker.analysis import SLICING_STAGES, Analysis, analyse
 from worker.assignment import Assignment
-from worker.facts import evaluation_split, load_model, model_facts
+from worker.facts import evaluation_split, load_model
+from worker.producing import leaving_last_good, produced_model
 from worker.workspace import plain
 
 TRAINING = "training.safetensors"
-LAST_GOOD = "last_good.safetensors"
 
 
 def readapt_stages(spec: ReadaptSpec) -> tuple[str, ...]:
@@ -52,7 +51,7 @@ def run_readapt(assignment: Assignment[ReadaptSpec]) -> dict[str, Any]:
         outputs.append({"name": "slice.safetensors"})
     slices = _slices(assignment, model, dataset, analysis)
     split = evaluation_split(dataset)
-    try:
+    with leaving_last_good(assignment, model, {}):
         found = readapt(
             model,
             dataset.batches("train", spec.batch_size),
@@ -65,16 +64,9 @@ def run_readapt(assignment: Assignment[ReadaptSpec]) -> dict[str, Any]:
             on_progress=assignment.on_progress,
             should_stop=assignment.should_stop,
         )
-    except DivergedError as error:
-        about = {"readapt": {"last_good_epoch": error.last_good}}
-        save_checkpoint(error.network, model.input_shape, assignment.outputs / LAST_GOOD, about)
-        assignment.leave(LAST_GOOD)
-        raise
     checkpoint = assignment.outputs / "checkpoint.safetensors"
     found.save(checkpoint)
-    facts = model_facts(trace(found.model, torch.zeros(1, *model.input_shape, device=model.device)))
-    facts["architecture"] = read_checkpoint_metadata(checkpoint)["architecture"]
-    outputs.append({"name": checkpoint.name, "role": "model", "facts": facts})
+    outputs.append(produced_model(found.model, model, checkpoint))
     result = {
         "analysis": None if analysis is None else analysis.origin,
         "cut": slices[0].config.cut if slices else None,

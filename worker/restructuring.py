@@ -7,14 +7,15 @@ from typing import Any
 import torch
 
 from app.jobs.specs import RestructureSpec
-from neusemslice import ModelSlice, SliceableModel, restructure, trace
+from neusemslice import ModelSlice, SliceableModel, restructure
 from neusemslice.batches import Batches
-from neusemslice.checkpoint import read_checkpoint_metadata, save_checkpoint
+from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import Dataset, open_dataset
 from worker.analysis import SLICING_STAGES, Analysis, analyse
 from worker.assignment import Assignment
-from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost, model_facts
+from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost
 from worker.finishing import compressed_bytes, finish, finishing_stages
+from worker.producing import produced_model
 from worker.workspace import plain
 
 
@@ -49,10 +50,7 @@ def run_restructure(assignment: Assignment[RestructureSpec]) -> dict[str, Any]:
     finished = finish(assignment, model, smaller, dataset)
     checkpoint = assignment.outputs / "checkpoint.safetensors"
     save_checkpoint(finished.model, model.input_shape, checkpoint, finished.about)
-    example = torch.zeros(1, *model.input_shape, device=model.device)
-    facts = model_facts(trace(finished.model, example))
-    facts["architecture"] = read_checkpoint_metadata(checkpoint)["architecture"]
-    outputs.append({"name": checkpoint.name, "role": "model", "facts": facts})
+    outputs.append(produced_model(finished.model, model, checkpoint))
     result = {
         "analysis": None if analysis is None else analysis.origin,
         "cut": slice_.config.cut,

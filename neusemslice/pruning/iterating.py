@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from neusemslice.batches import Batches, require_reiterable
 from neusemslice.copying import copy_graph
-from neusemslice.errors import ConfigError, DivergedError
+from neusemslice.errors import ConfigError
 from neusemslice.evaluation import Evaluation, evaluate
 from neusemslice.produced import Produced, as_model, as_teacher
 from neusemslice.profiling import count_flops, count_parameters
@@ -180,22 +180,18 @@ class _Run:
         config = self._config.fine_tuning
         if config is None or self._samples is None:
             return 0.0
-        try:
-            return train_network(
-                network,
-                self._samples,
-                replace(config, seed=(config.seed + iteration) % 2**32),
-                loss=self._loss,
-                trainable=not_zeroed(network),
-                validation=self._validation if config.patience is not None else None,
-                checkpoint=None if self._files is None else self._files.training_file(iteration),
-                stage="fine-tune",
-                on_progress=self._progress.on_progress,
-                should_stop=self._progress.should_stop,
-            ).seconds
-        except DivergedError as error:
-            error.network = network.requires_grad_(requires_grad=True)
-            raise
+        return train_network(
+            network,
+            self._samples,
+            replace(config, seed=(config.seed + iteration) % 2**32),
+            loss=self._loss,
+            trainable=not_zeroed(network),
+            validation=self._validation if config.patience is not None else None,
+            checkpoint=None if self._files is None else self._files.training_file(iteration),
+            stage="fine-tune",
+            on_progress=self._progress.on_progress,
+            should_stop=self._progress.should_stop,
+        ).seconds
 
     def _measure(self, network: fx.GraphModule, iteration: int, seconds: float) -> PruningIteration:
         weights = prunable_weights(network)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neusemslice.batches import Batches
 from neusemslice.copying import copy_graph
-from neusemslice.errors import ConfigError, DivergedError, SliceMismatchError
+from neusemslice.errors import ConfigError, SliceMismatchError
 from neusemslice.model_slice import ModelSlice
 from neusemslice.profiling import count_parameters
 from neusemslice.progress import OnProgress, Progress, ShouldStop
@@ -79,22 +79,18 @@ def readapt(
     masks = trainable_parameters(model, slices)
     network = copy_graph(model.graph_module)
     judge = Judge(model, lots, progress)
-    try:
-        training = train(
-            network,
-            lots.pairs.clean,
-            config.training,
-            loss=lots.pairs.loss,
-            trainable=masks if slices else None,
-            validation=lots.validation,
-            measure=judge.after_an_epoch,
-            checkpoint=checkpoint,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
-    except DivergedError as error:
-        error.network = network.requires_grad_(requires_grad=True)
-        raise
+    training = train(
+        network,
+        lots.pairs.clean,
+        config.training,
+        loss=lots.pairs.loss,
+        trainable=masks if slices else None,
+        validation=lots.validation,
+        measure=judge.after_an_epoch,
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
     network.requires_grad_(requires_grad=True)
     accuracies = judge.judge(network, config, unit)
     report = ReadaptReport(

@@ -228,6 +228,7 @@ class _Run:
         put_back(self._network, self._good)
         return DivergedError(
             f"In epoch {epoch} {what} became NaN or infinite.",
+            network=self._network,
             last_good=len(self._records),
             hint="Lower learning_rate, or set clip_norm.",
         )
