@@ -83,7 +83,7 @@ def new_categories(data: Batches, known: int) -> int:
     return max(present) + 1 - known
 
 
-def require_capacity(model: SliceableModel, head: str, kept: Mapping[str, Bool[Tensor, " _"]], cut: float) -> None:
+def require_capacity(model: SliceableModel, head: str, kept: Mapping[str, Bool[Tensor, " _"]]) -> None:
     """Raises CapacityError if every value that the outputs read belongs to earlier tasks.
 
     Args:
@@ -94,7 +94,7 @@ def require_capacity(model: SliceableModel, head: str, kept: Mapping[str, Bool[T
     if bool(cut_of(model, kept).read_by(node).all()):
         full = [layer for layer, mask in kept.items() if bool(torch.all(mask))]
         raise CapacityError(
-            f"No free neuron reaches the outputs: all that they read is needed for earlier tasks (cut {cut:g}; "
+            "No free neuron reaches the outputs: all that they read is needed for earlier tasks ("
             f"layers without a free neuron: {', '.join(full) or 'none; the last layers cannot lose neurons'}).",
             hint="Lower the slicing's cut, or use the method retrain or replay.",
         )

@@ -82,8 +82,7 @@ def learn_increment(
         first = None if old is None else as_samples(old, model)
         memory = remembering.first(known[0], first, None if judge is None else judge.before[known[0]], checkpoint)
     if config.isolates:
-        assert config.slicing is not None
-        require_capacity(grown, head, memory.tasks[-1].kept or {}, config.slicing.cut)
+        require_capacity(grown, head, memory.tasks[-1].kept or {})
     probe = lesson if judge is None else judge.samples
     reference = outputs_on(network, probe, task.first, config.training.batch_size)
     training = _train(grown, memory, task, lesson, judge, remembering, checkpoint)

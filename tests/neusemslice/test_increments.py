@@ -246,6 +246,14 @@ class TestIsolated:
         inputs = torch.randn(8, *IMAGES)
         assert bool(torch.isfinite(caught.value.network(inputs)).all())
 
+    def test_the_cut_may_be_searched_for(self) -> None:
+        """Half of the parameters are to be left out of each task's network."""
+        layers = nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 40), nn.ReLU(), nn.Linear(40, 3)
+        wide = trace(randomised(nn.Sequential(*layers)), torch.zeros(1, 6))
+        config = replace(ISOLATED, slicing=replace(GLOBAL, fraction=None, target_compression=0.5))
+        result = learn_increment(wide, lesson(0, 3, (6,)), lesson(3, 2, (6,)), config)
+        assert result.task_network(0).report.compression_rate == pytest.approx(0.5, abs=0.02)
+
     def test_nothing_free_is_refused(self, model: SliceableModel) -> None:
         everything = replace(ISOLATED, slicing=replace(GLOBAL, fraction=1.0))
         with pytest.raises(CapacityError, match="No free neuron reaches the outputs"):
