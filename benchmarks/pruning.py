@@ -10,13 +10,11 @@ as many iterations as the paper's row has.
 """
 
 import argparse
-import json
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
+from benchmarks.own_files import opened, parser_of
 from neusemslice import (
     PruningConfig,
     SliceableModel,
@@ -28,11 +26,9 @@ from neusemslice import (
     slice_model,
     trace,
 )
-from neusemslice.data import Dataset, import_dataset, open_dataset
-from neusemslice.data.preprocess import Preprocess
+from neusemslice.data import Dataset
 from neusemslice.profiling import count_parameters
 from neusemslice.pruning import PruningIteration
-from neusemslice.weights import load_network
 
 METHODS = ("lamp", "global", "uniform+", "erk")
 STRATEGIES = ("semantic", "global", "categorywise")
@@ -89,11 +85,7 @@ class Start:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architecture", type=Path)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--preprocess", type=json.loads, default={})
+    parser = parser_of(__doc__)
     parser.add_argument("--amount", type=float, default=0.1)
     parser.add_argument("--sliced", type=float, default=0.2049, help="share of the parameters that the slices remove")
     parser.add_argument("--metric", default="taylor")
@@ -108,12 +100,8 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=("none", *STRATEGIES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    spec = json.loads(arguments.architecture.read_text())
-    network = load_network(spec, arguments.weights)
-    with tempfile.TemporaryDirectory() as folder:
-        stored = Path(folder) / "data.safetensors"
-        import_dataset(arguments.data, stored, preprocess=Preprocess.from_dict(arguments.preprocess))
-        compare(trace(network, torch.zeros(1, *spec["input_shape"])), open_dataset(stored), arguments)
+    with opened(arguments) as (network, shape, dataset):
+        compare(trace(network, torch.zeros(1, *shape)), dataset, arguments)
 
 
 def compare(model: SliceableModel, dataset: Dataset, arguments: argparse.Namespace) -> None:

@@ -8,35 +8,27 @@ processor, for the cut at the last level. Progress goes to stderr.
 """
 
 import argparse
-import json
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.own_files import opened, parser_of
 from neusemslice import SliceableModel, SlicingConfig, evaluate, restructure, trace
 from neusemslice.batches import Batches
-from neusemslice.data import Dataset, ImportLimits, import_dataset, open_dataset
-from neusemslice.data.preprocess import Preprocess
+from neusemslice.data import Dataset
 from neusemslice.profiling import count_parameters
 from neusemslice.restructuring import parameters_after
 from neusemslice.slicing import ModelSlice, slice_many
 from neusemslice.training import as_samples, distillation, train
 from neusemslice.training_config import TrainingConfig
-from neusemslice.weights import load_network
 
 STEPS = 20
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architecture", type=Path)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--preprocess", type=json.loads, default={})
+    parser = parser_of(__doc__)
     parser.add_argument("--strategies", default="semantic,categorywise,global,random")
     parser.add_argument("--metrics", default="taylor")
     parser.add_argument("--compressions", default="0.43,0.75,0.92")
@@ -49,13 +41,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    spec = json.loads(arguments.architecture.read_text())
-    model = trace(load_network(spec, arguments.weights), torch.zeros(1, *spec["input_shape"]))
-    with tempfile.TemporaryDirectory() as folder:
-        stored = Path(folder) / "data.safetensors"
-        preprocess = Preprocess.from_dict(arguments.preprocess)
-        import_dataset(arguments.data, stored, preprocess=preprocess, limits=ImportLimits())
-        _tables(model, open_dataset(stored), arguments)
+    with opened(arguments) as (network, shape, dataset):
+        _tables(trace(network, torch.zeros(1, *shape)), dataset, arguments)
 
 
 def _tables(model: SliceableModel, dataset: Dataset, arguments: argparse.Namespace) -> None:

@@ -7,24 +7,19 @@ no data), MetaPruner over the whole network with its pruning ratio searched unti
 Ours: a semantic slice by Taylor with `target_compression`. No one retrains.
 """
 
-import argparse
 import copy
-import json
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch_pruning
 from torch import nn
 
 from benchmarks.clock import seconds
+from benchmarks.own_files import opened, parser_of
 from neusemslice import SlicingConfig, evaluate, restructure, slice_model, trace
-from neusemslice.data import Dataset, import_dataset, open_dataset
-from neusemslice.data.preprocess import Preprocess
+from neusemslice.data import Dataset
 from neusemslice.profiling import count_flops, count_parameters
-from neusemslice.weights import load_network
 
 TARGETS = (0.1, 0.25, 0.5, 0.7)
 STEPS = 12
@@ -32,19 +27,11 @@ STEPS = 12
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architecture", type=Path)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--preprocess", type=json.loads, default={})
+    parser = parser_of(__doc__)
     parser.add_argument("--per-category", type=int, default=100)
     arguments = parser.parse_args()
-    spec = json.loads(arguments.architecture.read_text())
-    network = load_network(spec, arguments.weights)
-    with tempfile.TemporaryDirectory() as folder:
-        stored = Path(folder) / "data.safetensors"
-        import_dataset(arguments.data, stored, preprocess=Preprocess.from_dict(arguments.preprocess))
-        compare(network, tuple(spec["input_shape"]), open_dataset(stored), arguments.per_category)
+    with opened(arguments) as (network, shape, dataset):
+        compare(network, shape, dataset, arguments.per_category)
 
 
 def compare(network: nn.Module, shape: tuple[int, ...], dataset: Dataset, per_category: int) -> None:
