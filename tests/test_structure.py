@@ -64,4 +64,4 @@ def test_the_compose_file_runs_commands_that_exist() -> None:
             env={"COLUMNS": "200", "PATH": ""},
         ).stdout
         assert all(word in help_text for word in command[2:] if word.startswith("--"))
-    assert set(JOB_KINDS) == {"slice", "restructure", "readapt", "compare"}
+    assert set(JOB_KINDS) == {"slice", "restructure", "readapt", "increment", "compare"}

@@ -48,7 +48,7 @@ def test_a_network_learns_new_samples_by_stored_slices(folder: Path) -> None:
         (("--attack", "fgsm", "--value-range", "5,1"), "is no range"),
         (("--attack", "fgsm", "--method", "full", "--threshold", "0.9"), "method=full takes none"),
         (("--attack", "fgsm", "--training", "[]"), "no JSON object"),
-        (("--attack", "fgsm", "--training", '{"rate": 1}'), "no field of a training config"),
+        (("--attack", "fgsm", "--training", '{"rate": 1}'), "is no field of"),
         (("--attack", "fgsm", "--output", "no/where"), "no folder"),
     ],
 )
