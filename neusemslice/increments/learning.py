@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from neusemslice.batches import Batches
 from neusemslice.copying import copy_graph
-from neusemslice.errors import DivergedError
 from neusemslice.increment_config import IncrementConfig
 from neusemslice.increments.checks import check_request, new_categories, require_capacity
 from neusemslice.increments.heads import Task, grow_head, traced, whole_task
@@ -122,21 +121,17 @@ def _train(
     """Train what is free on the new task."""
     config, network = remembering.config, model.graph_module
     samples = lesson if memory.exemplars is None else Joined([lesson, memory.exemplars])
-    try:
-        return train(
-            network,
-            samples,
-            config.training,
-            loss=_among_own(task) if config.isolates else cross_entropy,
-            trainable=free_parameters(network, entries_of(model, memory.tasks)) if config.freezes else None,
-            measure=None if judge is None else judge.after_an_epoch,
-            checkpoint=None if checkpoint is None else checkpoint / TRAINING_FILE,
-            on_progress=remembering.on_progress,
-            should_stop=remembering.should_stop,
-        )
-    except DivergedError as error:
-        error.network = network.requires_grad_(requires_grad=True)
-        raise
+    return train(
+        network,
+        samples,
+        config.training,
+        loss=_among_own(task) if config.isolates else cross_entropy,
+        trainable=free_parameters(network, entries_of(model, memory.tasks)) if config.freezes else None,
+        measure=None if judge is None else judge.after_an_epoch,
+        checkpoint=None if checkpoint is None else checkpoint / TRAINING_FILE,
+        on_progress=remembering.on_progress,
+        should_stop=remembering.should_stop,
+    )
 
 
 def _among_own(task: Task) -> Loss:
