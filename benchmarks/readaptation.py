@@ -7,26 +7,22 @@ cut to a training parameter ratio (TPR) of `--ratios`, from one analysis. RA is 
 trained on, RAA that on as many others, attacked afresh. All figures are means over `--seeds` draws of samples.
 """
 
-import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 
 import torch
 
+from benchmarks.own_files import opened, parser_of
 from neusemslice import AttackConfig, ModelSlice, ReadaptConfig, SliceableModel, ValidRange, evaluate, readapt, trace
 from neusemslice.batches import Batches
 from neusemslice.config import SlicingConfig
-from neusemslice.data import Preprocess, import_dataset, open_dataset
 from neusemslice.neuron_parameters import parameter_share
 from neusemslice.readaptation import attack, trainable_parameters
 from neusemslice.slicing import slice_many
 from neusemslice.training import Subset, as_samples, batches_of
 from neusemslice.training_config import TrainingConfig
-from neusemslice.weights import load_network
 
 STRATEGIES = ("semantic", "categorywise", "global", "deeparc")
 METHODS = ("full", "deeparc", "global", "categorywise", "semantic", "semantic+deeparc")
@@ -37,11 +33,7 @@ CUT_STEPS = 25
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architecture", type=Path)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--preprocess", type=json.loads, default={})
+    parser = parser_of(__doc__)
     parser.add_argument("--value-range", type=json.loads, default=[0, 255])
     parser.add_argument("--attack", type=json.loads, default={"method": "fgsm"})
     parser.add_argument("--accuracy", type=float, default=0.1853, help="Of the network under attack.")
@@ -54,13 +46,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
-    spec = json.loads(given.architecture.read_text())
-    network = load_network(spec, given.weights)
-    with tempfile.TemporaryDirectory() as folder:
-        stored = Path(folder) / "data.safetensors"
-        import_dataset(given.data, stored, preprocess=Preprocess.from_dict(given.preprocess))
-        dataset = open_dataset(stored)
-        model = trace(network, torch.zeros(1, *spec["input_shape"]))
+    with opened(given) as (network, shape, dataset):
+        model = trace(network, torch.zeros(1, *shape))
         unit = ValidRange.of_stored(
             tuple(map(float, given.value_range)), dataset.facts.preprocess, model.input_shape[0]
         )
