@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--accuracy", type=float, default=0.1853, help="Of the network under attack.")
     parser.add_argument("--training", type=json.loads, default={})
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--test-samples", type=int, help="For the clean accuracy. Default: all.")
+    parser.add_argument("--test-per-category", type=int, help="For the clean accuracy. Default: all.")
     parser.add_argument("--per-category", type=int, help="Analysed samples of each category. Default: all.")
     parser.add_argument("--ratios", type=json.loads, default=PAPER_RATIOS)
     parser.add_argument("--deeparc-threshold", type=float, default=0.7)
@@ -52,7 +52,7 @@ def main() -> None:
             tuple(map(float, given.value_range)), dataset.facts.preprocess, model.input_shape[0]
         )
         train = dataset.batches("train", 256)
-        test = list(dataset.batches("test", 256))[: given.test_samples and -(-given.test_samples // 256)]
+        test = list(dataset.batches("test", 256, limit_per_category=given.test_per_category))
         chosen = strength(model, train, AttackConfig.from_dict(given.attack), unit, given.samples, given.accuracy)
         analysed = dataset.batches("train", 256, limit_per_category=given.per_category)
         slices = choose_slices(model, analysed, given.ratios, given.deeparc_threshold)
