@@ -27,7 +27,7 @@ def main() -> None:
     mlp = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10)
     )
-    networks = {"MLP 784-512-256-10": (mlp, (1, 28, 28), 4096), "VGG16-CIFAR10": (vgg16_cifar10(), (3, 32, 32), 128)}
+    networks = {"MLP 784-512-256-10": (mlp, (1, 28, 28), 16384), "VGG16-CIFAR10": (vgg16_cifar10(), (3, 32, 32), 128)}
     print("| network | optimizer | trains | everything | half frozen | ratio |")
     print("|---|---|---|---|---|---|")
     for name, (network, shape, count) in networks.items():

@@ -1,8 +1,9 @@
 """Parts of a network that stay as they are, to the last bit, while the rest trains.
 
-Zeroed gradients are not enough: momentum, Adam's moments and weight decay move an entry whose gradient is zero, and a
-norm's running statistics move without any gradient. So frozen entries are put back after every step, and a norm with a
-frozen feature keeps its statistics. Gradients are zeroed besides, so that clipping sees those of what trains.
+Gradients of frozen entries are zeroed before every step, so that clipping sees those of what trains, and so that a new
+optimizer's momenta for them stay zero: its step adds zero to them. Where there is weight decay, which moves an entry
+whose gradient is zero, they are put back after the step. A norm with a frozen feature keeps its running statistics,
+which move without any gradient.
 """
 
 from collections.abc import Mapping

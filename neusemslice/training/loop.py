@@ -214,7 +214,8 @@ class _Run:
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._freeze.parameters, config.clip_norm)
         self._optimizer.step()
-        self._freeze.restore()
+        if config.weight_decay > 0:
+            self._freeze.restore()
         return float(value.detach())
 
     def _computes(self) -> bool:

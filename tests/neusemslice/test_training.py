@@ -47,6 +47,8 @@ def state(network: nn.Module) -> dict[str, Tensor]:
 
 
 OPTIMIZERS = [
+    TrainingConfig(epochs=3, batch_size=16, optimizer="sgd", learning_rate=0.05),
+    TrainingConfig(epochs=3, batch_size=16, optimizer="adam", learning_rate=0.01),
     TrainingConfig(epochs=3, batch_size=16, optimizer="sgd", learning_rate=0.05, weight_decay=0.1),
     TrainingConfig(epochs=3, batch_size=16, optimizer="adam", learning_rate=0.01, weight_decay=0.1, clip_norm=0.5),
     TrainingConfig(epochs=3, batch_size=16, optimizer="adamw", learning_rate=0.01, weight_decay=0.1, schedule="cosine"),
@@ -65,7 +67,7 @@ def test_one_step_of_sgd_is_the_textbooks() -> None:
     assert found.curve[0].loss == pytest.approx(float(-torch.log(1 - probability)))
 
 
-@pytest.mark.parametrize("config", OPTIMIZERS, ids=lambda config: config.optimizer)
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=lambda config: f"{config.optimizer}-{config.weight_decay}")
 def test_frozen_entries_are_the_same_bits_and_the_others_move(config: TrainingConfig) -> None:
     model = trace(vgg_like(), torch.zeros(1, 2, 12, 12))
     keep = {layer.name: torch.arange(layer.neurons) % 2 == 0 for layer in model.sliceable_layers}
@@ -101,7 +103,7 @@ def test_norms_that_train_whole_learn_the_samples_statistics() -> None:
     assert len(moved) == 4
 
 
-@pytest.mark.parametrize("config", OPTIMIZERS, ids=lambda config: config.optimizer)
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=lambda config: f"{config.optimizer}-{config.weight_decay}")
 @pytest.mark.parametrize("partly", [False, True])
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, config: TrainingConfig, partly: bool) -> None:
     start = network()
