@@ -3,7 +3,7 @@
     python -m benchmarks.freezing
 
 Both run the same steps on drawn samples, in turn; the least processor time of each counts. The floor is an epoch
-without any mask: frozen entries are put back after each step, which reads and writes the parameters twice.
+without any mask: the gradients of frozen entries are masked before each step, which reads and writes them once.
 """
 
 import time

@@ -262,3 +262,18 @@ def progress_bar() -> Iterator[OnProgress]:
             bar.update(lines[stage], completed=done, total=total)
 
         yield show
+
+
+def json_object(field: str, text: str) -> dict[str, Any]:
+    """An option's JSON object.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--{field} is no JSON: {error}.", field=field) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--{field} is no JSON object.", field=field, hint='Give {"epochs": 10}, for example.')
+    return values

@@ -23,12 +23,12 @@ from neusemslice_cli.files import (
     Seed,
     Threshold,
     Weights,
+    json_object,
     load,
     opened,
     progress_bar,
     require_folder,
 )
-from neusemslice_cli.readapting import json_object
 
 if TYPE_CHECKING:
     from neusemslice import Incremented

@@ -20,6 +20,7 @@ from neusemslice_cli.files import (
     Seed,
     Threshold,
     Weights,
+    json_object,
     load,
     opened,
     progress_bar,
@@ -136,18 +137,3 @@ def _numbers(field: str, text: str) -> tuple[float, ...]:
         raise ConfigError(
             f"--{field} is {text!r}.", field=field, hint="Give numbers separated by commas, such as 0.05,0.1."
         ) from error
-
-
-def json_object(field: str, text: str) -> dict[str, Any]:
-    """An option's JSON object.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"--{field} is no JSON: {error}.", field=field) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"--{field} is no JSON object.", field=field, hint='Give {"epochs": 10}, for example.')
-    return values

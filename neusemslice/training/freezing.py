@@ -21,7 +21,7 @@ Trainable = Mapping[str, Bool[Tensor, "..."]]
 
 
 class Freeze:
-    """What of a network may train, and what is put back after every step.
+    """What of a network may train, and what stays as it is.
 
     Args:
         network: set to require gradients where something trains, and nowhere else.
