@@ -28,15 +28,17 @@ def main() -> None:
         nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10)
     )
     networks = {"MLP 784-512-256-10": (mlp, (1, 28, 28), 16384), "VGG16-CIFAR10": (vgg16_cifar10(), (3, 32, 32), 128)}
-    print("| network | optimizer | trains | everything | half frozen | ratio |")
-    print("|---|---|---|---|---|---|")
+    print("| network | optimizer | weight decay | trains | everything | half frozen | ratio |")
+    print("|---|---|---|---|---|---|---|")
     for name, (network, shape, count) in networks.items():
         model = trace(network, torch.zeros(1, *shape))
         keep = {layer.name: torch.arange(layer.neurons) % 2 == 0 for layer in model.sliceable_layers}
         masks = neuron_parameters(cut_neurons(model, keep))
         samples = InMemory(torch.randn(count, *shape), torch.arange(count) % 10)
-        for optimizer in ("sgd", "adam"):
-            config = TrainingConfig(epochs=1, batch_size=128, optimizer=optimizer, learning_rate=1e-4, clip_norm=1.0)
+        for optimizer, decay in (("sgd", 0.0), ("sgd", 1e-4), ("adam", 0.0), ("adam", 1e-4), ("adamw", 1e-2)):
+            config = TrainingConfig(
+                epochs=1, batch_size=128, optimizer=optimizer, learning_rate=1e-4, weight_decay=decay, clip_norm=1.0
+            )
             times: dict[bool, list[float]] = {False: [], True: []}
             for _ in range(REPEATS):
                 for frozen, spent in times.items():
@@ -46,7 +48,7 @@ def main() -> None:
                     spent.append(time.process_time() - started)
             whole, part = min(times[False]), min(times[True])
             print(
-                f"| {name} | {optimizer} | {parameter_share(masks):.0%} | {whole:.3f} s | {part:.3f} s "
+                f"| {name} | {optimizer} | {decay:g} | {parameter_share(masks):.0%} | {whole:.3f} s | {part:.3f} s "
                 f"| {part / whole:.2f}x |",
                 flush=True,
             )

@@ -1,9 +1,9 @@
 """Parts of a network that stay as they are, to the last bit, while the rest trains.
 
 Gradients of frozen entries are zeroed before every step, so that clipping sees those of what trains, and so that a new
-optimizer's momenta for them stay zero: its step adds zero to them. Where there is weight decay, which moves an entry
-whose gradient is zero, they are put back after the step. A norm with a frozen feature keeps its running statistics,
-which move without any gradient.
+optimizer's momenta for them stay zero: its step adds zero to them. Weight decay, which moves an entry whose gradient is
+zero, is taken from the optimizer and done here, for the other entries. A norm with a frozen feature keeps its running
+statistics, which move without any gradient.
 """
 
 from collections.abc import Mapping
@@ -50,6 +50,11 @@ class Freeze:
         """Those of which something trains."""
         return [parameter for parameter in self._network.parameters() if parameter.requires_grad]
 
+    @property
+    def partly_frozen(self) -> list[nn.Parameter]:
+        """Those of which something trains and something does not; they decay here, not in an optimizer."""
+        return [partly.parameter for partly in self._partly]
+
     def train_mode(self) -> None:
         """Train mode, but for the norms that keep their statistics."""
         self._network.train()
@@ -67,41 +72,49 @@ class Freeze:
         for partly in self._partly:
             partly.clear_gradient()
 
-    def restore(self) -> None:
-        """Frozen entries get their value back."""
+    def decay_gradients(self, rate: float) -> None:
+        """Add the gradient of rate / 2 |parameter|^2 in what trains of the partly frozen parameters."""
         for partly in self._partly:
-            partly.restore()
+            partly.decay_gradient(rate)
+
+    def decay(self, share: float) -> None:
+        """Take this share away of what trains of the partly frozen parameters."""
+        for partly in self._partly:
+            partly.decay(share)
 
 
 @dataclass(frozen=True, eq=False)
 class _Partly:
-    """A parameter of which some entries are frozen. All is done on bits: no rounding, and no branch for each entry.
+    """A parameter of which some entries are frozen. No operation rounds what is frozen, or branches for each entry.
 
     Attributes:
-        moves: all bits set where an entry may change, none where it is frozen; of size one along dimensions that do not
+        trainable: one where an entry may change, zero where it is frozen; of size one along dimensions that do not
             tell entries apart.
-        still: the bits of frozen entries, and none elsewhere.
+        moves: the same as integers of all bits set, and none.
     """
 
     parameter: nn.Parameter
+    trainable: Tensor
     moves: Tensor
-    still: Tensor
 
     @classmethod
     def of(cls, parameter: nn.Parameter, trainable: Bool[Tensor, "..."]) -> "_Partly":
         rows = trainable.reshape(len(trainable), -1)
         if bool((rows == rows[:, :1]).all()):
             trainable = rows[:, 0].view(-1, *[1] * (parameter.ndim - 1))
-        bits = _bits(parameter.detach())
-        moves = -trainable.to(bits.dtype)
-        return cls(parameter, moves, bits & ~moves)
+        return cls(parameter, trainable.to(parameter.dtype), -trainable.to(_bits(parameter.detach()).dtype))
 
     def clear_gradient(self) -> None:
         if self.parameter.grad is not None:
             _bits(self.parameter.grad).bitwise_and_(self.moves)
 
-    def restore(self) -> None:
-        _bits(self.parameter.detach()).bitwise_and_(self.moves).bitwise_or_(self.still)
+    def decay_gradient(self, rate: float) -> None:
+        if self.parameter.grad is not None:
+            self.parameter.grad.addcmul_(self.parameter.detach(), self.trainable, value=rate)
+
+    def decay(self, share: float) -> None:
+        if self.parameter.grad is not None:
+            self.parameter.detach().mul_(1 - share * self.trainable)
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

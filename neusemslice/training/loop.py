@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -103,7 +104,7 @@ class _Run:
         self._network, self._samples, self._config, self._loss = network, samples, config, loss
         self._validation, self._measure = validation, measure
         self._freeze = Freeze(network, trainable)
-        self._optimizer = _optimizer(self._freeze.parameters, config)
+        self._optimizer = _optimizer(self._freeze, config)
         self._device = next(network.parameters()).device
         self._good = self._best = tensors_of(network)
         self._identity = {
@@ -213,10 +214,18 @@ class _Run:
         self._freeze.clear_gradients()
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._freeze.parameters, config.clip_norm)
-        self._optimizer.step()
         if config.weight_decay > 0:
-            self._freeze.restore()
+            self._decay()
+        self._optimizer.step()
         return float(value.detach())
+
+    def _decay(self) -> None:
+        """What the optimizer leaves to do for the partly frozen parameters, as it would have done it."""
+        config = self._config
+        if config.optimizer == "adamw":
+            self._freeze.decay(self._optimizer.param_groups[0]["lr"] * config.weight_decay)
+        else:
+            self._freeze.decay_gradients(config.weight_decay)
 
     def _computes(self) -> bool:
         """Whether outputs are finite, for samples and other inputs alike: weights may be finite and yet too large."""
@@ -264,13 +273,17 @@ class _Run:
         return Training(tuple(self._records), self._best_epoch)
 
 
-def _optimizer(parameters: list[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+def _optimizer(freeze: Freeze, config: TrainingConfig) -> torch.optim.Optimizer:
+    partly = freeze.partly_frozen
+    known = {id(parameter) for parameter in partly}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in freeze.parameters if id(parameter) not in known]},
+        {"params": partly, "weight_decay": 0.0},
+    ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        return torch.optim.SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, config.learning_rate, weight_decay=config.weight_decay)
+    return kind(groups, config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _shuffled(samples: int, steps: int, seed: int) -> tuple[Int64[Tensor, " rows"], ...]:
