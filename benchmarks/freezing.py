@@ -19,7 +19,7 @@ from neusemslice.neuron_parameters import neuron_parameters, parameter_share
 from neusemslice.training import InMemory, train
 from neusemslice.training_config import TrainingConfig
 
-REPEATS = 5
+REPEATS = 7
 
 
 def main() -> None:

@@ -281,9 +281,11 @@ def _optimizer(freeze: Freeze, config: TrainingConfig) -> torch.optim.Optimizer:
         {"params": partly, "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            groups, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, config.learning_rate, weight_decay=config.weight_decay)
+    return kind(groups, config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def _shuffled(samples: int, steps: int, seed: int) -> tuple[Int64[Tensor, " rows"], ...]:
