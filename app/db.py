@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
 import psycopg
 from sqlalchemy import DateTime, Engine, MetaData, create_engine, func, make_url
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-JsonObject = dict[str, Any]
+from app.json_object import JsonObject
+
+__all__ = ["Base", "Database", "JsonObject", "Timestamped"]
 
 _NOTICE_A_DEAD_PEER = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from app.jobs.analyses import analysis_of, holds_out
 from app.jobs.specs import ClientSpec
+from app.jobs.specs.analysing import analysis_of, holds_out
 from neusemslice import ModelSlice, SliceableModel, slice_model
 from neusemslice.batches import Batches
 from neusemslice.config import DEFAULT_CUTS, Branches, SlicingConfig

@@ -13,8 +13,8 @@ from neusemslice.data.dataset import Batches as DatasetBatches
 from neusemslice.increments import Together
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model
+from worker.order import plain
 from worker.producing import leaving_last_good, produced_model
-from worker.workspace import plain
 
 MEMORY = "memory.safetensors"
 

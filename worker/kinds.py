@@ -20,8 +20,8 @@ from app.jobs.specs import (
 from neusemslice.errors import CheckpointError
 from worker.assignment import Assignment
 from worker.checkpoints import clear
+from worker.order import CHECKPOINTS, Order
 from worker.reporter import Reporter
-from worker.workspace import CHECKPOINTS, Order
 
 
 def carry_out(

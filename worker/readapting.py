@@ -15,8 +15,8 @@ from neusemslice.readaptation_config import ReadaptConfig
 from worker.analysis import SLICING_STAGES, Analysis, analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model
+from worker.order import plain
 from worker.producing import leaving_last_good, produced_model
-from worker.workspace import plain
 
 TRAINING = "training.safetensors"
 

@@ -15,8 +15,8 @@ from worker.analysis import SLICING_STAGES, Analysis, analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy, measure_cost
 from worker.finishing import compressed_bytes, finish, finishing_stages
+from worker.order import plain
 from worker.producing import produced_model
-from worker.workspace import plain
 
 
 def stages_of(spec: RestructureSpec) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Carry out the order in the workspace `arguments[0]`."""
     root, pipe, supervisor = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     die_with_parent(supervisor)
-    from worker.workspace import ORDER, Order, write_outcome
+    from worker.order import ORDER, Order, write_outcome
 
     order = Order.model_validate_json((root / ORDER).read_bytes())
     set_limits(memory_bytes=order.limits.memory_bytes, file_bytes=order.limits.file_bytes)

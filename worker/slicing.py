@@ -13,7 +13,7 @@ from neusemslice.data import Dataset, open_dataset
 from worker.analysis import SLICING_STAGES, analyse
 from worker.assignment import Assignment
 from worker.facts import evaluation_split, load_model, measure_accuracy
-from worker.workspace import plain
+from worker.order import plain
 
 STAGES: tuple[str, ...] = ("load", *SLICING_STAGES, "evaluate")
 

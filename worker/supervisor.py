@@ -23,8 +23,9 @@ from app.settings import Settings
 from worker.checkpoints import has_checkpoints
 from worker.child import Child
 from worker.inputs import collect_inputs
+from worker.order import Limits, Outcome
 from worker.progress import ProgressMeter
-from worker.workspace import Limits, Outcome, Workspace
+from worker.workspace import Workspace
 
 log = structlog.get_logger(__name__)
 

@@ -1,76 +1,19 @@
 """The folder of one attempt: inputs and the order go in, outputs and the outcome come out."""
 
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from app.artifacts.store import BlobStore
-from app.jobs.leases import Claim
+from app.jobs.claims import Claim
 from worker.checkpoints import has_checkpoints, take_over
 from worker.inputs import Inputs
+from worker.order import CHECKPOINTS, LOG, ORDER, OUTCOME, Limits, Order, Outcome, plain
 
-ORDER = "order.json"
-OUTCOME = "outcome.json"
-LOG = "log.txt"
-CHECKPOINTS = "checkpoints"
-_MEDIA_TYPES = {
-    ".safetensors": "application/octet-stream",
-    ".json": "application/json",
-    ".csv": "text/csv",
-    ".html": "text/html",
-}
 _OUTCOME_MAX_BYTES = 64 * 1024 * 1024
-
-
-class Limits(BaseModel):
-    """What the job's process may use."""
-
-    memory_bytes: int
-    file_bytes: int
-    threads: int
-
-
-class Order(BaseModel):
-    """What the job's process is told; it knows nothing else."""
-
-    spec: dict[str, Any]
-    files: dict[str, str]
-    values: dict[str, Any]
-    limits: Limits
-
-
-class OutputFile(BaseModel):
-    """A file that the job's process has written into the outputs folder."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(pattern=r"^[a-z0-9_]+\.(safetensors|json|csv|html)$")
-    role: Literal["artifact", "model", "dataset", "analysis"] = "artifact"
-    facts: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def media_type(self) -> str:
-        """By the name's ending."""
-        return _MEDIA_TYPES[Path(self.name).suffix]
-
-
-class Outcome(BaseModel):
-    """What the job's process says at its end: an error or a result, and files either way."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    error: dict[str, Any] | None = None
-    result: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
-    outputs: list[OutputFile] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -144,27 +87,6 @@ class Workspace:
         shutil.rmtree(self.root, ignore_errors=True)
         if self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
             self.root.parent.rmdir()
-
-
-def write_outcome(root: Path, outcome: Mapping[str, Any]) -> None:
-    """Leave the outcome for the supervisor, in one piece or not at all."""
-    temporary = root / f"{OUTCOME}.tmp"
-    temporary.write_text(json.dumps(plain(outcome), allow_nan=False))
-    temporary.replace(root / OUTCOME)
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON and Postgres can keep it: numbers that are not finite become null, NULs are replaced."""
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case str():
-            return value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-        case Mapping():
-            return {plain(name): plain(item) for name, item in value.items()}
-        case list() | tuple():
-            return [plain(item) for item in value]
-    return value
 
 
 def _fence_of(attempt: Path) -> int:

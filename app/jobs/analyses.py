@@ -13,24 +13,10 @@ from app.artifacts.store import Blob
 from app.jobs.leases import Claim
 from app.jobs.orm import AnalysisRow
 from app.jobs.specs import AnySpec, ReadaptSpec, RestructureSpec, SliceSpec, SlicingParams
+from app.jobs.specs.analysing import analysis_of, holds_out
 
 METHOD = 1
 """Rises when the same inputs no longer give the same analysis within one release."""
-
-
-def analysis_of(spec: AnySpec) -> SlicingParams | None:
-    """How a job analyses its `model_id` on the train split of its `dataset_id`; None if it does not."""
-    match spec:
-        case SliceSpec(slicing=slicing) | RestructureSpec(slicing=slicing):
-            return slicing
-        case ReadaptSpec():
-            return spec.analysis
-    return None
-
-
-def holds_out(slicing: SlicingParams) -> bool:
-    """Whether a part of the train split, drawn with the job's seed, is kept out of the analysis to measure on."""
-    return slicing.max_accuracy_drop is not None
 
 
 def key_of(session: Session, spec: AnySpec) -> str | None:

@@ -4,7 +4,6 @@ A claim raises the job's fence. Every later write names that fence and the runni
 was taken away (it was paused, cut off, or presumed dead) changes nothing any more.
 """
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,26 +11,16 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db import JsonObject
+from app.jobs.claims import Claim
 from app.jobs.events import PROGRESS, STATUS, add_event
 from app.jobs.orm import JobRow, OutboxRow
 from app.jobs.status import JobStatus
 
+__all__ = ["Claim", "LeaseLostError", "claim", "claim_next", "close", "give_back", "renew"]
+
 
 class LeaseLostError(Exception):
     """Another supervisor, the reaper or a client has taken the job; stop working on it."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The right to work on a job until the lease ends."""
-
-    job_id: str
-    fence: int
-    attempt: int
-    is_last_attempt: bool
-    kind: str
-    project_id: str
-    spec: JsonObject
 
 
 def claim(session: Session, job_id: str, *, owner: str, lease_s: float) -> Claim | None:

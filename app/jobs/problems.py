@@ -1,6 +1,6 @@
 """The error object of a job: the same shape as an HTTP problem (RFC 9457), so that clients read one shape."""
 
-from app.db import JsonObject
+from app.json_object import JsonObject
 
 TYPE_BASE = "urn:neusemslice:problem:"
 OUT_OF_MEMORY = "out_of_memory"

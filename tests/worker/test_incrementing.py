@@ -15,7 +15,7 @@ from neusemslice.data import import_dataset
 from neusemslice.errors import DivergedError
 from tests.worker.test_kinds import work
 from worker.kinds import carry_out
-from worker.workspace import Limits, Order
+from worker.order import Limits, Order
 
 IDS = {"model_id": "mdl_" + "0" * 26, "dataset_id": "ds_" + "0" * 26, "new_dataset_id": "ds_" + "0" * 26}
 QUICK = {

@@ -21,7 +21,7 @@ from neusemslice.pruning import iterating
 from neusemslice.restructuring import parameters_after
 from tests.neusemslice.graphs import Residual
 from worker.kinds import carry_out
-from worker.workspace import Limits, Order
+from worker.order import Limits, Order
 
 IDS = {"model_id": "mdl_" + "0" * 26, "dataset_id": "ds_" + "0" * 26}
 

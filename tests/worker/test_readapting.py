@@ -14,7 +14,7 @@ from neusemslice.data import import_dataset, open_dataset
 from neusemslice.errors import DatasetError, DivergedError
 from tests.worker.test_kinds import IDS, root, work
 from worker.kinds import carry_out
-from worker.workspace import Limits, Order
+from worker.order import Limits, Order
 
 __all__ = ["root"]
 

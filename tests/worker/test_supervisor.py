@@ -27,8 +27,9 @@ from app.projects.keys import ensure_project
 from app.settings import Settings
 from worker.child import Child
 from worker.inputs import collect_inputs
+from worker.order import Limits
 from worker.supervisor import Supervisor
-from worker.workspace import Limits, Workspace
+from worker.workspace import Workspace
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from worker.order import OUTCOME, plain, write_outcome
 from worker.progress import ProgressMeter
-from worker.workspace import OUTCOME, Workspace, plain, write_outcome
+from worker.workspace import Workspace
 
 
 @pytest.fixture

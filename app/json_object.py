@@ -1,0 +1,5 @@
+"""A JSON object, as rows, messages and problems carry it."""
+
+from typing import Any
+
+JsonObject = dict[str, Any]
