@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -59,6 +60,12 @@ class Settings(BaseSettings):
     """Largest single file one job's process may write."""
     job_checkpoint_bytes: PositiveInt = 16 * GIB
     """What a job's attempt may leave for the next one, which otherwise begins anew."""
+    job_open_files: PositiveInt = 1024
+    """Files that one job's process may have open at once."""
+    warm_start: bool = True
+    """Fork jobs' processes from one that has loaded torch; otherwise each loads it for itself, which takes seconds."""
+    sandbox: Literal["required", "best"] = "best"
+    """Whether a worker refuses to work where the kernel cannot keep jobs from files and network, or does its best."""
     job_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
 
     @property

@@ -11,13 +11,20 @@ from app.artifacts.store import LocalBlobStore
 from app.celery_queue import RUN_JOB, make_celery
 from app.db import Database
 from app.settings import Settings
+from worker.sandbox import look
 from worker.supervisor import Supervisor
+from worker.warm_start import WarmStart
 
 
 def make_worker(settings: Settings, database_url: str) -> Celery:
-    """The application that `celery worker` runs, with its one task."""
+    """The application that `celery worker` runs, with its one task.
+
+    Raises:
+        SandboxUnavailableError: jobs cannot be shut in here as the settings require.
+    """
     if settings.redis_url is None:
         raise ValueError("REDIS_URL is not set; without Redis the local dispatcher does the work")
+    look(settings.sandbox)
     app = make_celery(settings.redis_url)
     draining = multiprocessing.Event()  # made before the pool forks, so that every process shares it
 
@@ -28,8 +35,9 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
 
     @cache
     def supervisor() -> Supervisor:
-        """Made in the pool's process, after the fork: connections are not shared."""
-        return Supervisor(settings, Database(database_url), LocalBlobStore(settings.blob_dir), draining)
+        """Made in the pool's process, after the fork: connections are not shared, nor is the zygote."""
+        launch = WarmStart(settings.job_threads) if settings.warm_start else None
+        return Supervisor(settings, Database(database_url), LocalBlobStore(settings.blob_dir), draining, launch)
 
     @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:

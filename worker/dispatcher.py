@@ -1,6 +1,7 @@
 """The local worker: takes jobs straight from the table, one at a time from each queue."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from threading import Event, Thread
 
 import psycopg
@@ -11,15 +12,29 @@ from app.db import Database
 from app.jobs.queue import LocalQueue
 from app.jobs.specs import QUEUES
 from app.settings import Settings
+from worker.child import Launch
 from worker.maintenance import maintain
+from worker.sandbox import look
 from worker.supervisor import Supervisor
+from worker.warm_start import WarmStart
 
 log = structlog.get_logger(__name__)
 
 
 def dispatch(settings: Settings, database: Database, stopping: Event) -> None:
-    """Work until `stopping` is set; then give the running jobs back to the queue."""
-    supervisor = Supervisor(settings, database, LocalBlobStore(settings.blob_dir))
+    """Work until `stopping` is set; then give the running jobs back to the queue.
+
+    Raises:
+        SandboxUnavailableError: jobs cannot be shut in here as the settings require.
+    """
+    look(settings.sandbox)
+    with ExitStack() as closing:
+        launch = closing.enter_context(WarmStart(settings.job_threads)) if settings.warm_start else None
+        _dispatch(settings, database, stopping, launch)
+
+
+def _dispatch(settings: Settings, database: Database, stopping: Event, launch: Launch | None) -> None:
+    supervisor = Supervisor(settings, database, LocalBlobStore(settings.blob_dir), launch=launch)
     bells = {queue: Event() for queue in QUEUES}
     lanes = [Thread(target=_work, args=(settings, supervisor, queue, bells[queue], stopping)) for queue in QUEUES]
     listener = Thread(target=_listen, args=(settings, database, bells.values(), stopping), daemon=True)

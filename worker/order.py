@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ORDER = "order.json"
-OUTCOME = "outcome.json"
+OUTCOME = "outputs/outcome.json"
 LOG = "log.txt"
 CHECKPOINTS = "checkpoints"
 _MEDIA_TYPES = {
@@ -26,6 +26,9 @@ class Limits(BaseModel):
     memory_bytes: int
     file_bytes: int
     threads: int
+    open_files: int = 1024
+    cpu_s: int | None = None
+    sandbox: Literal["required", "best"] = "best"
 
 
 class Order(BaseModel):

@@ -1,10 +1,9 @@
-"""A job's process: reads its order, does the work, leaves the outcome. Started by worker.child, never by hand.
+"""A job's process: reads its order, does the work, leaves the outcome. Never started by hand.
 
 It is given no credential and talks to nobody but its supervisor: files in, files out, progress on a pipe.
 """
 
 import platform
-import resource
 import signal
 import sys
 import traceback
@@ -14,20 +13,30 @@ from threading import Event
 from typing import Any
 
 from neusemslice.errors import NeuSemSliceError, StoppedError
+from worker.order import ORDER, Order, write_outcome
 from worker.parent import die_with_parent
+from worker.sandbox import Layer, confine
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out the order in the workspace `arguments[0]`."""
+    """Carry out the order in the workspace `arguments[0]`, in a process that was started for it."""
     root, pipe, supervisor = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     die_with_parent(supervisor)
-    from worker.order import ORDER, Order, write_outcome
+    return work(root, pipe)
 
+
+def work(root: Path, pipe: int, *, interfaces: Layer | None = None) -> int:
+    """Shut this process in, carry out the order in the workspace and leave the outcome there; returns the exit code.
+
+    `interfaces` is what became of leaving the network if that has been tried already.
+    """
     order = Order.model_validate_json((root / ORDER).read_bytes())
-    set_limits(memory_bytes=order.limits.memory_bytes, file_bytes=order.limits.file_bytes)
     stopping, left = Event(), list[dict[str, Any]]()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:
+        shut_in = confine(root, order.limits, interfaces=interfaces)
+        if order.limits.sandbox == "required":
+            shut_in.demand()
         from worker.kinds import carry_out
 
         outcome = carry_out(order, root, pipe, stopping, left) | {"versions": versions()}
@@ -39,18 +48,6 @@ def main(arguments: list[str]) -> int:
         outcome = {"error": error_object, "outputs": left}
     write_outcome(root, outcome)
     return 0
-
-
-def set_limits(*, memory_bytes: int, file_bytes: int) -> None:
-    """Bound what this process can take from the machine, whatever the files tell it to do."""
-    for limit, value in (
-        (resource.RLIMIT_DATA, memory_bytes),
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(limit)
-        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (bounded, bounded))
 
 
 def describe(error: Exception, kind: str, memory_bytes: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """One job from claim to commit: start its process, renew the lease, pass progress on, and settle the end."""
 
+import math
+import os
 import time
 from collections.abc import Callable
 from enum import Enum, auto
@@ -21,7 +23,7 @@ from app.jobs.problems import OUT_OF_MEMORY, child_died, internal_error, timed_o
 from app.jobs.specs import queue_of
 from app.settings import Settings
 from worker.checkpoints import has_checkpoints
-from worker.child import Child
+from worker.child import Child, Launch
 from worker.inputs import collect_inputs
 from worker.order import Limits, Outcome
 from worker.progress import ProgressMeter
@@ -56,12 +58,21 @@ class Flag(Protocol):
 class Supervisor:
     """Works on one job at a time in each thread that calls it."""
 
-    def __init__(self, settings: Settings, database: Database, store: BlobStore, draining: Flag | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: BlobStore,
+        draining: Flag | None = None,
+        launch: Launch | None = None,
+    ) -> None:
+        """`launch` makes the jobs' processes; without it each starts from scratch."""
         self._settings = settings
         self._database = database
         self._store = store
         self._owner = new_id("own")
         self._draining = draining or Event()
+        self._launch = launch
 
     def run(self, job_id: str) -> bool:
         """Work on this job if it is free; False if it is not, or if this worker cannot work now."""
@@ -112,10 +123,14 @@ class Supervisor:
                 memory_bytes=settings.job_memory_bytes,
                 file_bytes=settings.job_file_bytes,
                 threads=settings.job_threads,
+                open_files=settings.job_open_files,
+                cpu_s=math.ceil(self._limit_s(held) * (os.cpu_count() or 1)) + 1,
+                sandbox=settings.sandbox,
             )
             self._allow_for(held, sum(self._store.size_bytes(digest) for digest in inputs.files.values()))
             workspace.prepare(held, inputs, self._store, limits)
-            child, meter = Child.start(workspace.root, threads=settings.job_threads), ProgressMeter()
+            meter = ProgressMeter()
+            child = Child.start(workspace.root, threads=settings.job_threads, launch=self._launch)
             try:
                 end = self._watch(child, held, meter)
                 child.stop(0.0 if end is End.EXITED else settings.cancel_grace_s)

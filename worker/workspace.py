@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from app.jobs.claims import Claim
 from worker.checkpoints import has_checkpoints, take_over
 from worker.inputs import Inputs
 from worker.order import CHECKPOINTS, LOG, ORDER, OUTCOME, Limits, Order, Outcome, plain
+from worker.sandbox import shields_inputs
 
 _OUTCOME_MAX_BYTES = 64 * 1024 * 1024
 
@@ -44,7 +46,7 @@ class Workspace:
         """Put the inputs and the order into the folder."""
         files = {name: f"inputs/{name}" for name in inputs.files}
         for name, digest in inputs.files.items():
-            _link(store.path(digest), self.root / files[name])
+            _provide(store.path(digest), self.root / files[name])
         order = Order(spec=held.spec, files=files, values=inputs.values, limits=limits)
         (self.root / ORDER).write_text(order.model_dump_json())
 
@@ -52,7 +54,7 @@ class Workspace:
         """What the process said, or None if it said nothing that can be understood."""
         path = self.root / OUTCOME
         try:
-            if path.stat().st_size > _OUTCOME_MAX_BYTES:
+            if path.is_symlink() or path.stat().st_size > _OUTCOME_MAX_BYTES:
                 return None
             outcome = Outcome.model_validate(plain(json.loads(path.read_bytes())))
         except (FileNotFoundError, ValueError):
@@ -95,9 +97,10 @@ def _fence_of(attempt: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _link(source: Path, place: Path) -> None:
-    """Without copying where store and work folder share a file system."""
-    try:
-        os.link(source, place)
-    except OSError:
-        shutil.copyfile(source, place)
+def _provide(source: Path, place: Path) -> None:
+    """A stored file as an input: without copying, where the job's process cannot change what it may read."""
+    if shields_inputs():
+        with suppress(OSError):  # store and work folder are on two file systems
+            os.link(source, place)
+            return
+    shutil.copyfile(source, place)
