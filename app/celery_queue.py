@@ -1,4 +1,4 @@
-"""The queue on Celery and Redis. A message carries a job's id and nothing else."""
+"""The queue on Celery and Redis. A message says in which queue there is work, and which job made it say so."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from app.jobs.queue import QueueUnavailableError
 
-RUN_JOB = "neusemslice.run_job"
+TAKE_JOBS = "neusemslice.take_jobs"
 _PATIENCE_S = 1.0
 
 
@@ -51,7 +51,7 @@ class CeleryQueue:
         """See JobQueue."""
         options: dict[str, Any] = {"queue": queue, "retry": False, "ignore_result": True}
         try:
-            self._celery.send_task(RUN_JOB, args=[job_id], **options)
+            self._celery.send_task(TAKE_JOBS, args=[queue, job_id], **options)
         except (OperationalError, OSError) as error:
             raise QueueUnavailableError(str(error)) from error
 

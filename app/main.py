@@ -14,6 +14,7 @@ from app.api.problems import documented, install_problem_handlers
 from app.api.services import Services
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
+from app.jobs.outlook import Outlook
 from app.queues import make_queue
 from app.settings import Settings
 
@@ -37,7 +38,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         listener = ChangeListener(database)
         store = LocalBlobStore(settings.blob_dir)
-        app.state.services = Services(settings, database, store, make_queue(settings, database), listener)
+        queue, outlook = make_queue(settings, database), Outlook(database)
+        app.state.services = Services(settings, database, store, queue, listener, outlook)
         listening = asyncio.create_task(listener.run())
         yield
         listening.cancel()

@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """Fork jobs' processes from one that has loaded torch; otherwise each loads it for itself, which takes seconds."""
     sandbox: Literal["required", "best"] = "best"
     """Whether a worker refuses to work where the kernel cannot keep jobs from files and network, or does its best."""
+    device: str = "cpu"
+    """What transitions call the device of this worker's jobs. `neusemslice worker --gpus` sets it for each worker."""
     job_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
 
     @property

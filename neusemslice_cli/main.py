@@ -56,22 +56,24 @@ def serve(
 @app.command()
 def worker(
     data_dir: DataDir = None,
-    queues: Annotated[str, typer.Option(help="With Redis: the queues to take jobs from.")] = "inspect,compute",
-    concurrency: Annotated[int, typer.Option(min=1, help="With Redis: jobs at once.")] = 2,
+    queues: Annotated[str, typer.Option(help="The queues to take jobs from.")] = "inspect,compute",
+    gpus: Annotated[
+        str, typer.Option(help="`all`: a worker for each GPU. Or numbers such as `0,1`, or `none`.")
+    ] = "all",
+    concurrency: Annotated[int, typer.Option(min=1, help="Jobs of a queue at once, without a GPU. A GPU has one.")] = 1,
     parent: Parent = None,
 ) -> None:
     """Work on queued jobs: through Celery if REDIS_URL is set, otherwise straight from the table."""
     from app.logging import configure_logging
     from neusemslice_cli import processes
+    from neusemslice_cli.workers import run_workers
 
     configure_logging()
     settings = _settings(data_dir)
     _end_with(parent)
+    asked = {"queues": queues, "gpus": gpus}
     with processes.migrated_database(settings) as database:
-        if settings.redis_url is None:
-            processes.run_dispatcher(settings, database, _stop_signal())
-        else:
-            processes.run_celery(settings, database, queues=queues, concurrency=concurrency)
+        run_workers(settings, database, **asked, concurrency=concurrency, stop_signal=_stop_signal)
 
 
 @app.command()

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 
 from app.db import Database
 from app.embedded_postgres import database_url
@@ -40,18 +39,3 @@ def check_migrations() -> None:
             "The migrations do not make the tables that the code describes: " + "; ".join(found),
             hint="Add a migration.",
         )
-
-
-def run_dispatcher(settings: Settings, database: Database, stopping: Event) -> None:
-    """The local worker, until `stopping`."""
-    from worker.dispatcher import dispatch
-
-    dispatch(settings, database, stopping)
-
-
-def run_celery(settings: Settings, database: Database, *, queues: str, concurrency: int) -> None:
-    """A Celery worker, until it is signalled."""
-    from worker.celery_app import make_worker
-
-    arguments = ["worker", "--queues", queues, "--concurrency", str(concurrency), "--pool", "prefork"]
-    make_worker(settings, database.url).worker_main([*arguments, "--without-mingle", "--without-gossip"])

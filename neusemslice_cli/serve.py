@@ -3,11 +3,6 @@
 import ipaddress
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
 
 import structlog
 import uvicorn
@@ -18,12 +13,10 @@ from app.logging import configure_logging
 from app.main import create_app
 from app.projects.keys import DEFAULT_PROJECT, create_key, list_keys
 from app.settings import Settings
+from neusemslice_cli.companions import Companion, keep_running
 from neusemslice_cli.processes import migrated_database
 
 log = structlog.get_logger(__name__)
-
-STOP_S = 10.0
-RESTART_S = 0.5
 
 
 def run_server(settings: Settings, *, api_only: bool) -> None:
@@ -50,7 +43,7 @@ def run_server(settings: Settings, *, api_only: bool) -> None:
         )
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops on them, then raises them again for us
             signal.signal(number, lambda *_: None)
-        with keep_running(settings, database, commands):
+        with keep_running(settings, database, [Companion((command,)) for command in commands]):
             uvicorn.Server(config).run()
 
 
@@ -66,40 +59,6 @@ def show_first_key(settings: Settings, database: Database) -> None:
     with os.fdopen(handle, "w") as file:
         file.write(key + "\n")
     log.info("serve.first_key", file=str(path))
-
-
-@contextmanager
-def keep_running(settings: Settings, database: Database, commands: list[str]) -> Iterator[None]:
-    """Companion processes, started again whenever they end, for as long as the block runs."""
-    stopping = Event()
-    keepers = [Thread(target=_keep, args=(command, settings, database, stopping)) for command in commands]
-    for keeper in keepers:
-        keeper.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        for keeper in keepers:
-            keeper.join()
-
-
-def _keep(command: str, settings: Settings, database: Database, stopping: Event) -> None:
-    environment = os.environ | {"DATABASE_URL": database.url, "NEUSEMSLICE_DATA_DIR": str(settings.data_dir)}
-    arguments = [sys.executable, "-m", "neusemslice_cli.main", command, "--parent", str(os.getpid())]
-    while not stopping.is_set():
-        process = subprocess.Popen(arguments, env=environment)
-        while process.poll() is None and not stopping.wait(0.1):
-            pass
-        if process.poll() is not None and not stopping.is_set():
-            log.error("serve.companion_ended", command=command, exit_code=process.returncode)
-            stopping.wait(RESTART_S)
-            continue
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def is_loopback(host: str) -> bool:

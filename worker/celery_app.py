@@ -1,19 +1,24 @@
 """The Celery worker: one task, a thin wrapper around the supervisor."""
 
 import multiprocessing
+import os
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import structlog
 from celery import Celery
 from celery.signals import worker_shutting_down
 
 from app.artifacts.store import LocalBlobStore
-from app.celery_queue import RUN_JOB, make_celery
+from app.celery_queue import TAKE_JOBS, make_celery
 from app.db import Database
 from app.settings import Settings
 from worker.sandbox import look
 from worker.supervisor import Supervisor
 from worker.warm_start import WarmStart
+
+log = structlog.get_logger(__name__)
 
 
 def make_worker(settings: Settings, database_url: str) -> Celery:
@@ -39,9 +44,23 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
         launch = WarmStart(settings.job_threads) if settings.warm_start else None
         return Supervisor(settings, Database(database_url), LocalBlobStore(settings.blob_dir), draining, launch)
 
-    @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
-    def run_job(job_id: str) -> None:
-        """Work on the job if it is free. A message that comes twice or too late finds nothing to do."""
-        supervisor().run(job_id)
+    @app.task(name=TAKE_JOBS)  # type: ignore[untyped-decorator]
+    def take_jobs(queue: str, job_id: str) -> None:
+        """Work on the jobs of the queue, each in its turn, until it has none that may run.
+
+        `job_id` says for whom the message was sent; by now another worker may have taken that job, or another may be
+        ahead of it. A message that comes twice or too late finds nothing to do.
+        """
+        log.info("worker.woken", queue=queue, job_id=job_id)
+        while not draining.is_set() and supervisor().run_next(queue):
+            continue
 
     return app
+
+
+def run_celery(settings: Settings, database_url: str, queues: Sequence[str], *, concurrency: int) -> None:
+    """A Celery worker, until it is signalled."""
+    name = f"{'-'.join(queues)}-{os.getpid()}@%h"
+    arguments = ["worker", "--queues", ",".join(queues), "--concurrency", str(concurrency), "--pool", "prefork"]
+    arguments += ["--hostname", name, "--without-mingle", "--without-gossip"]
+    make_worker(settings, database_url).worker_main(arguments)

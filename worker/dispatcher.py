@@ -1,6 +1,6 @@
-"""The local worker: takes jobs straight from the table, one at a time from each queue."""
+"""The local worker: takes jobs straight from the table, from each queue side by side."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from threading import Event, Thread
 
@@ -12,7 +12,6 @@ from app.db import Database
 from app.jobs.queue import LocalQueue
 from app.jobs.specs import QUEUES
 from app.settings import Settings
-from worker.child import Launch
 from worker.maintenance import maintain
 from worker.sandbox import look
 from worker.supervisor import Supervisor
@@ -21,7 +20,9 @@ from worker.warm_start import WarmStart
 log = structlog.get_logger(__name__)
 
 
-def dispatch(settings: Settings, database: Database, stopping: Event) -> None:
+def dispatch(
+    settings: Settings, database: Database, stopping: Event, *, queues: Sequence[str] = QUEUES, concurrency: int = 1
+) -> None:
     """Work until `stopping` is set; then give the running jobs back to the queue.
 
     Raises:
@@ -30,19 +31,22 @@ def dispatch(settings: Settings, database: Database, stopping: Event) -> None:
     look(settings.sandbox)
     with ExitStack() as closing:
         launch = closing.enter_context(WarmStart(settings.job_threads)) if settings.warm_start else None
-        _dispatch(settings, database, stopping, launch)
+        supervisor = Supervisor(settings, database, LocalBlobStore(settings.blob_dir), launch=launch)
+        _dispatch(settings, database, supervisor, stopping, [queue for queue in queues for _ in range(concurrency)])
 
 
-def _dispatch(settings: Settings, database: Database, stopping: Event, launch: Launch | None) -> None:
-    supervisor = Supervisor(settings, database, LocalBlobStore(settings.blob_dir), launch=launch)
-    bells = {queue: Event() for queue in QUEUES}
-    lanes = [Thread(target=_work, args=(settings, supervisor, queue, bells[queue], stopping)) for queue in QUEUES]
-    listener = Thread(target=_listen, args=(settings, database, bells.values(), stopping), daemon=True)
+def _dispatch(
+    settings: Settings, database: Database, supervisor: Supervisor, stopping: Event, queues: Sequence[str]
+) -> None:
+    bells = [(queue, Event()) for queue in queues]
+    lanes = [Thread(target=_work, args=(settings, supervisor, queue, bell, stopping)) for queue, bell in bells]
+    ringing = [bell for _, bell in bells]
+    listener = Thread(target=_listen, args=(settings, database, ringing, stopping), daemon=True)
     for thread in (*lanes, listener):
         thread.start()
     maintain(settings, database, LocalQueue(database), stopping)
     supervisor.drain()
-    for bell in bells.values():
+    for bell in ringing:
         bell.set()
     for lane in lanes:
         lane.join()

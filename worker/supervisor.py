@@ -7,14 +7,14 @@ from collections.abc import Callable
 from enum import Enum, auto
 from signal import Signals
 from threading import Event
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import structlog
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.artifacts.store import BlobStore
-from app.db import Database
+from app.db import Database, JsonObject
 from app.ids import new_id
 from app.jobs import completion, leases
 from app.jobs.completion import Output
@@ -24,6 +24,7 @@ from app.jobs.specs import queue_of
 from app.settings import Settings
 from worker.checkpoints import has_checkpoints
 from worker.child import Child, Launch
+from worker.identity import this_worker
 from worker.inputs import collect_inputs
 from worker.order import Limits, Outcome
 from worker.progress import ProgressMeter
@@ -43,6 +44,14 @@ class End(Enum):
     TIMED_OUT = auto()
     LEASE_LOST = auto()
     DRAINING = auto()
+
+
+class Terms(TypedDict):
+    """On what terms this supervisor claims jobs."""
+
+    owner: str
+    lease_s: float
+    worker: JsonObject
 
 
 class Flag(Protocol):
@@ -70,20 +79,20 @@ class Supervisor:
         self._settings = settings
         self._database = database
         self._store = store
-        self._owner = new_id("own")
+        self._terms = Terms(owner=new_id("own"), lease_s=settings.lease_s, worker=this_worker(settings.device))
         self._draining = draining or Event()
         self._launch = launch
 
     def run(self, job_id: str) -> bool:
         """Work on this job if it is free; False if it is not, or if this worker cannot work now."""
         with self._database.transaction() as session:
-            held = leases.claim(session, job_id, owner=self._owner, lease_s=self._settings.lease_s)
+            held = leases.claim(session, job_id, **self._terms)
         return self._work_on(held)
 
     def run_next(self, queue: str) -> bool:
-        """Work on the oldest queued job of `queue`; False if there is none, or if this worker cannot work now."""
+        """Work on the job of `queue` whose turn it is; False if there is none, or if this worker cannot work now."""
         with self._database.transaction() as session:
-            held = leases.claim_next(session, queue, owner=self._owner, lease_s=self._settings.lease_s)
+            held = leases.claim_next(session, queue, **self._terms)
         return self._work_on(held)
 
     def drain(self) -> None:

@@ -54,8 +54,10 @@ def list_jobs(
     with context.transaction() as session:
         rows = context.jobs(session).list(before=cursor, limit=limit + 1, status=status, kind=kind)
         artifacts = context.jobs(session).artifacts_of(rows)
-        items = [JobRead.of(row, (item for item in artifacts if item.job_id == row.id)) for row in rows]
-        return page(items, [row.id for row in rows], limit)
+        made = {row.id: [item for item in artifacts if item.job_id == row.id] for row in rows}
+    place_of = context.services.outlook.place_of
+    items = [JobRead.of(row, made[row.id], place=place_of(row)) for row in rows]
+    return page(items, [row.id for row in rows], limit)
 
 
 @router.get("/{job_id}", operation_id="get_job", response_model=JobRead, responses=documented(HTTPStatus.NOT_FOUND))
@@ -151,7 +153,8 @@ def read_job(context: RequestContext, job_id: str) -> JobRead:
     """One job with its artifacts and transitions."""
     with context.transaction() as session:
         job = context.jobs(session).get(job_id)
-        return JobRead.of(job, context.jobs(session).artifacts_of([job]), transitions(session, job_id))
+        artifacts, changes = context.jobs(session).artifacts_of([job]), transitions(session, job_id)
+    return JobRead.of(job, artifacts, changes, context.services.outlook.place_of(job))
 
 
 def _read_events(context: RequestContext, job_id: str, seq: int, limit: int) -> list[EventRead]:

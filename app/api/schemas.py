@@ -7,8 +7,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from app.artifacts.orm import ArtifactRow, AssetColumns, AssetStatus, DatasetRow, ModelRow
+from app.jobs.fairness import priority_of
 from app.jobs.orm import JobEventRow, JobRow
-from app.jobs.specs import references
+from app.jobs.outlook import Place
+from app.jobs.specs import Priority, references
 from app.jobs.status import JobStatus
 
 ItemT = TypeVar("ItemT", bound=BaseModel)
@@ -155,6 +157,16 @@ class Progress(BaseModel):
     eta_s: float | None
 
 
+class QueuePlace(BaseModel):
+    """Where a queued job stands. `position` 1 is next; `eta_s` are seconds until it starts, `null` if nobody can tell.
+
+    Both are estimates: jobs may end sooner or later, and a project's turn depends on what the others submit.
+    """
+
+    position: int
+    eta_s: float | None
+
+
 class EventRead(BaseModel):
     """Something that happened to a job."""
 
@@ -183,6 +195,8 @@ class JobRead(BaseModel):
     kind: str
     status: JobStatus
     cancel_requested: bool
+    priority: Priority
+    queue: QueuePlace | None
     progress: Progress | None
     attempt: int
     config: dict[str, Any]
@@ -201,15 +215,21 @@ class JobRead(BaseModel):
 
     @classmethod
     def of(
-        cls, row: JobRow, artifacts: Iterable[ArtifactRow] = (), transitions: Iterable[JobEventRow] = ()
+        cls,
+        row: JobRow,
+        artifacts: Iterable[ArtifactRow] = (),
+        transitions: Iterable[JobEventRow] = (),
+        place: Place | None = None,
     ) -> "JobRead":
-        """From its rows. Lists leave `transitions` out."""
+        """From its rows. Lists leave `transitions` out, answers to a POST `queue`."""
         base = f"/v1/jobs/{row.id}"
         return cls(
             id=row.id,
             kind=row.kind,
             status=JobStatus(row.status),
             cancel_requested=row.cancel_requested,
+            priority=priority_of(row),
+            queue=None if place is None else QueuePlace(position=place.position, eta_s=place.eta_s),
             progress=Progress(**row.progress) if row.progress else None,
             attempt=row.attempt,
             config={key: value for key, value in row.spec.items() if key not in ("kind", "seed")},

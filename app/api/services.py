@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from app.api.changes import ChangeListener
 from app.artifacts.store import BlobStore
 from app.db import Database
+from app.jobs.outlook import Outlook
 from app.jobs.queue import JobQueue
 from app.settings import Settings
 
@@ -18,3 +19,4 @@ class Services:
     store: BlobStore
     queue: JobQueue
     listener: ChangeListener
+    outlook: Outlook

@@ -7,12 +7,14 @@ was taken away (it was paused, cut off, or presumed dead) changes nothing any mo
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, null, or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import TextualSelect
 
 from app.db import JsonObject
 from app.jobs.claims import Claim
 from app.jobs.events import PROGRESS, STATUS, add_event
+from app.jobs.fairness import exceeds_limit, limit_of, next_in_turn
 from app.jobs.orm import JobRow, OutboxRow
 from app.jobs.status import JobStatus
 
@@ -23,17 +25,34 @@ class LeaseLostError(Exception):
     """Another supervisor, the reaper or a client has taken the job; stop working on it."""
 
 
-def claim(session: Session, job_id: str, *, owner: str, lease_s: float) -> Claim | None:
-    """Take the job if it is queued, or if its holder's lease has run out; None if it is not to be had."""
+def claim(
+    session: Session, job_id: str, *, owner: str, lease_s: float, worker: JsonObject | None = None
+) -> Claim | None:
+    """Take the job if it is queued, or if its holder's lease has run out; None if it is not to be had.
+
+    `worker` says who works on the attempt; it is shown with the job.
+    """
     candidate = select(JobRow.id).where(JobRow.id == job_id, _is_free()).with_for_update()
-    return _claim(session, candidate, owner, lease_s)
+    taken = _take(session, candidate, owner, lease_s, limit=null())
+    return None if taken is None else _started(session, taken[0], worker)
 
 
-def claim_next(session: Session, queue: str, *, owner: str, lease_s: float) -> Claim | None:
-    """Take the oldest job of `queue` that is queued."""
-    query = select(JobRow.id).where(JobRow.status == JobStatus.QUEUED.value, JobRow.queue == queue)
-    candidate = query.order_by(JobRow.id).limit(1).with_for_update(skip_locked=True)
-    return _claim(session, candidate, owner, lease_s)
+def claim_next(
+    session: Session, queue: str, *, owner: str, lease_s: float, worker: JsonObject | None = None
+) -> Claim | None:
+    """Take the job of `queue` whose turn it is (app.jobs.fairness)."""
+    at_limit: list[str] = []
+    while True:
+        candidate = next_in_turn(queue, without=at_limit)
+        with session.begin_nested() as attempt:
+            taken = _take(session, candidate, owner, lease_s, limit=limit_of(queue))
+            if taken is None:
+                return None
+            job, limit = taken
+            if limit is None or not exceeds_limit(session, job.project_id, queue, limit):
+                return _started(session, job, worker)
+            attempt.rollback()
+        at_limit.append(job.project_id)
 
 
 def renew(session: Session, held: Claim, *, lease_s: float, progress: JsonObject | None = None) -> bool:
@@ -106,7 +125,9 @@ def has_expired() -> ColumnElement[bool]:
     return and_(JobRow.status == JobStatus.RUNNING.value, JobRow.lease_until < func.clock_timestamp())
 
 
-def _claim(session: Session, candidate: Select[str], owner: str, lease_s: float) -> Claim | None:
+def _take(
+    session: Session, candidate: Select[str] | TextualSelect, owner: str, lease_s: float, *, limit: ColumnElement[Any]
+) -> tuple[JobRow, int | None] | None:
     query = (
         update(JobRow)
         .where(JobRow.id == candidate.scalar_subquery())
@@ -119,14 +140,17 @@ def _claim(session: Session, candidate: Select[str], owner: str, lease_s: float)
             progress=None,
             started_at=func.coalesce(JobRow.started_at, func.clock_timestamp()),
         )
-        .returning(JobRow)
+        .returning(JobRow, limit)
     )
-    job = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
-    if job is None:
-        return None
+    row = session.execute(query, execution_options={"populate_existing": True}).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def _started(session: Session, job: JobRow, worker: JsonObject | None) -> Claim:
     last = job.attempt >= job.attempt_limit
     held = Claim(job.id, job.fence, job.attempt, last, job.kind, job.project_id, job.spec)
-    add_event(session, held.job_id, STATUS, {"status": JobStatus.RUNNING.value, "attempt": held.attempt})
+    status = {"status": JobStatus.RUNNING.value, "attempt": held.attempt}
+    add_event(session, held.job_id, STATUS, status if worker is None else status | {"worker": worker})
     return held
 
 

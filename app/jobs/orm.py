@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Text, func, text
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, SmallInteger, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, JsonObject, Timestamped
@@ -14,9 +14,17 @@ class JobRow(Timestamped, Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_queued", "queue", "id", postgresql_where=text("status = 'queued'")),
-        Index("ix_jobs_running", "lease_until", postgresql_where=text("status = 'running'")),
+        Index(
+            "ix_jobs_queued",
+            *("queue", "project_id", "priority", "id"),
+            postgresql_where=text("status = 'queued'"),
+            postgresql_include=["kind"],
+        ),
+        Index("ix_jobs_running", "queue", "project_id", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_succeeded", "kind", "finished_at", postgresql_where=text("status = 'succeeded'")),
         Index("ix_jobs_project_id_id", "project_id", "id"),
+        Index("ix_jobs_project_id_status_id", "project_id", "status", "id"),
+        Index("ix_jobs_project_id_kind_id", "project_id", "kind", "id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -26,6 +34,8 @@ class JobRow(Timestamped, Base):
     spec: Mapped[JsonObject]
     metadata_: Mapped[JsonObject] = mapped_column("metadata", default=dict)
     status: Mapped[str] = mapped_column(default=JobStatus.QUEUED.value)
+    priority: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    """Larger is sooner; see app.jobs.fairness."""
 
     attempt: Mapped[int] = mapped_column(default=0)
     """How often a supervisor has claimed it."""
@@ -51,7 +61,6 @@ class JobEventRow(Base):
     """Something that happened to a job; `seq` counts from 1 without gaps."""
 
     __tablename__ = "job_events"
-
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     type: Mapped[str]

@@ -1,6 +1,6 @@
 """How workers learn of queued jobs. The outbox keeps what has not been announced yet."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db import Database
+from app.jobs.fairness import next_in_turn
 from app.jobs.orm import JobRow, OutboxRow
 from app.jobs.specs import QUEUES
 from app.jobs.status import JobStatus
@@ -22,10 +23,10 @@ class QueueUnavailableError(Exception):
 
 
 class JobQueue(Protocol):
-    """Announces jobs. A message is only a hint: losing or repeating one does no harm."""
+    """Announces jobs. A message is only a hint that there is work in a queue: losing or repeating one does no harm."""
 
     def publish(self, job_id: str, queue: str) -> None:
-        """Tell the workers of `queue` that a job waits.
+        """Tell the workers of `queue` that a job waits. Whoever hears it takes the job whose turn it is.
 
         Raises:
             QueueUnavailableError: not now.
@@ -65,29 +66,30 @@ def relay_outbox(database: Database, queue: JobQueue) -> int:
 
 
 def reannounce_stale(database: Database, queue: JobQueue, *, older_than_s: float) -> int:
-    """Put jobs into the outbox again that have waited long: a flushed or restarted queue forgets its messages.
+    """Put messages into the outbox again if jobs wait long that a worker could take: a flushed queue forgets them.
 
-    While a queue still holds messages they are only waiting for a worker, and nothing is added.
+    While messages still wait for the relay or for a worker, nothing is added.
     """
     quiet = [name for name in QUEUES if not queue.has_backlog(name)]
+    added = 0
     with database.transaction() as session:
-        waiting = select(OutboxRow.job_id)
-        query = (
-            select(JobRow)
-            .where(
-                JobRow.status == JobStatus.QUEUED.value,
-                JobRow.queue.in_(quiet),
-                JobRow.queued_at < func.clock_timestamp() - timedelta(seconds=older_than_s),
-                JobRow.id.not_in(waiting),
-            )
-            .limit(BATCH)
-            .with_for_update(skip_locked=True)
-        )
-        jobs = session.scalars(query).all()
-        for job in jobs:
-            enqueue(session, job)
-            job.queued_at = session.execute(select(func.clock_timestamp())).scalar_one()
-        return len(jobs)
+        if session.scalar(select(OutboxRow.id).order_by(OutboxRow.id).limit(1)) is not None:
+            return 0
+        for name in quiet:
+            in_turn = next_in_turn(name, lock=False).scalar_subquery()
+            waiting_since = session.scalar(select(JobRow.queued_at).where(JobRow.id == in_turn))
+            if waiting_since is None or waiting_since > _ago(session, older_than_s):
+                continue
+            queued = select(JobRow.id).where(JobRow.status == JobStatus.QUEUED.value, JobRow.queue == name)
+            for job_id in session.scalars(queued.limit(BATCH)).all():
+                session.add(OutboxRow(job_id=job_id, queue=name))
+                added += 1
+    return added
+
+
+def _ago(session: Session, seconds: float) -> datetime:
+    then: datetime = session.execute(select(func.clock_timestamp() - timedelta(seconds=seconds))).scalar_one()
+    return then
 
 
 class LocalQueue:
@@ -107,6 +109,6 @@ class LocalQueue:
         """Always: it is the database itself."""
         return True
 
-    def has_backlog(self, queue: str) -> bool:  # noqa: ARG002 a notification never waits
-        """See JobQueue."""
-        return False
+    def has_backlog(self, queue: str) -> bool:  # noqa: ARG002 every queue is looked at
+        """See JobQueue. The dispatcher looks at the table itself, so nothing ever has to be announced again."""
+        return True

@@ -10,6 +10,7 @@ from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
 from app.jobs.events import STATUS, add_event, announce
+from app.jobs.fairness import LEVELS
 from app.jobs.fit import Named, StoredFile, check_fit
 from app.jobs.leases import back_to_queue, ending
 from app.jobs.orm import JobRow
@@ -131,6 +132,7 @@ class JobService:
             project_id=self._project_id,
             kind=spec.kind,
             queue=queue_of(spec.kind),
+            priority=LEVELS[values.pop("priority", "normal")],
             metadata_=values.pop("metadata", {}),
             spec=values,
             attempt_limit=self._max_attempts,

@@ -16,6 +16,8 @@ class ProjectRow(Timestamped, Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    max_running_jobs: Mapped[int | None]
+    """How many of its jobs may run at once, inspections aside. Without it, as many as there are workers."""
 
 
 class ApiKeyRow(Timestamped, Base):

@@ -15,6 +15,7 @@ from app.jobs.specs.common import (
     Metadata,
     ModelId,
     Name,
+    Priority,
     Producing,
     Strict,
     file_of,
@@ -31,6 +32,8 @@ from app.jobs.specs.training_params import TrainingParams
 
 __all__ = [
     "BRANCHES_OF_DEEPARC",
+    "COMPUTE",
+    "INSPECT",
     "JOB_KINDS",
     "QUEUES",
     "RECONSTRUCT_OF_DEEPARC",
@@ -51,6 +54,7 @@ __all__ = [
     "Metadata",
     "ModelId",
     "Name",
+    "Priority",
     "Producing",
     "ReadaptSpec",
     "RestructureSpec",
@@ -81,7 +85,8 @@ def parse_spec(spec: dict[str, Any]) -> AnySpec:
 
 def queue_of(kind: str) -> str:
     """Inspections are short and have a queue of their own, so that an hour's slicing does not hold up an upload."""
-    return "inspect" if kind.startswith("inspect_") else "compute"
+    return INSPECT if kind.startswith("inspect_") else COMPUTE
 
 
-QUEUES = ("inspect", "compute")
+INSPECT, COMPUTE = "inspect", "compute"
+QUEUES = (INSPECT, COMPUTE)

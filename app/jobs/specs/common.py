@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -19,6 +19,7 @@ JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-z]{26}$")]
 ArtifactId = Annotated[str, StringConstraints(pattern=r"^art_[0-9a-z]{26}$")]
 Cut = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Priority = Literal["low", "normal", "high"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NO_NUL)]
 Metadata = Annotated[
     dict[
@@ -58,6 +59,10 @@ class Common(Strict):
     model_id: ModelId
     seed: int = Field(default=0, ge=0, lt=2**32)
     metadata: Metadata = Field(default_factory=dict)
+    priority: Priority = Field(
+        default="normal",
+        description="More urgent jobs start first, whosesoever they are; among equals, projects take turns.",
+    )
     batch_size: int = Field(default=256, ge=1, le=8192)
     limit_per_category: int | None = Field(
         default=None, ge=4, le=10**9, description="Analyse at most this many samples of each category. Default: all."
