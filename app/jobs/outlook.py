@@ -65,15 +65,23 @@ class Picture:
 
     def _ahead_in_turns(self, job: JobRow) -> int:
         projects = self.waiting.get((job.queue, job.priority), {})
-        own = bisect_left(projects.get(job.project_id, ()), job.id)
-        in_round = own + self.running.get((job.queue, job.project_id), 0)
-        ahead = own
+        ahead = own = bisect_left(projects.get(job.project_id, ()), job.id)
+        in_round = own + self._running_by_then(job, job.project_id)
         for project_id, ids in projects.items():
             if project_id != job.project_id:
-                before = in_round - self.running.get((job.queue, project_id), 0)
+                before = in_round - self._running_by_then(job, project_id)
                 is_older = 0 <= before < len(ids) and ids[before] < job.id
                 ahead += min(max(before, 0), len(ids)) + is_older
         return ahead
+
+    def _running_by_then(self, job: JobRow, project_id: str) -> int:
+        """How many jobs of the project run once all that are more urgent than `job` have started."""
+        urgent = [
+            len(projects.get(project_id, ()))
+            for (queue, priority), projects in self.waiting.items()
+            if queue == job.queue and priority > job.priority
+        ]
+        return self.running.get((job.queue, project_id), 0) + sum(urgent)
 
 
 class Outlook:

@@ -81,7 +81,8 @@ def reannounce_stale(database: Database, queue: JobQueue, *, older_than_s: float
             if waiting_since is None or waiting_since > _ago(session, older_than_s):
                 continue
             queued = select(JobRow.id).where(JobRow.status == JobStatus.QUEUED.value, JobRow.queue == name)
-            for job_id in session.scalars(queued.limit(BATCH)).all():
+            in_index_order = queued.order_by(JobRow.project_id, JobRow.priority, JobRow.id)
+            for job_id in session.scalars(in_index_order.limit(BATCH)).all():
                 session.add(OutboxRow(job_id=job_id, queue=name))
                 added += 1
     return added

@@ -81,7 +81,8 @@ class JobService:
 
     def artifacts_of(self, jobs: Sequence[JobRow]) -> Sequence[ArtifactRow]:
         """What the attempts that ended these jobs produced, oldest first; a job under way has nothing yet."""
-        return self._catalog.artifacts_of([(job.id, job.fence) for job in jobs if JobStatus(job.status).is_terminal])
+        ended = [(job.id, job.fence) for job in jobs if JobStatus(job.status).is_terminal]
+        return self._catalog.artifacts_of(ended) if ended else []
 
     def cancel(self, job_id: str) -> JobRow:
         """End a queued job at once; ask a running one to stop; leave an ended one as it is."""
