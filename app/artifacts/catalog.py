@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import func, literal, select, tuple_
@@ -93,7 +94,11 @@ class Catalog:
 
     def delete(self, kind: type[AssetT], asset_id: str) -> None:
         """Take a model or dataset out of sight; results computed from it stay."""
-        self.get(kind, asset_id).deleted_at = self._session.execute(select(func.clock_timestamp())).scalar_one()
+        self.get(kind, asset_id).deleted_at = self._now()
+
+    def delete_artifact(self, artifact_id: str) -> None:
+        """Take an artifact out of sight; jobs that have it already go on."""
+        self.artifact(artifact_id).deleted_at = self._now()
 
     def line_of(self, model_id: str) -> Sequence[ModelRow]:
         """A model, the one it was made from, and so on up to the upload; also those that were deleted."""
@@ -111,15 +116,20 @@ class Catalog:
             NotFoundError: this project has none with that id.
         """
         row = self._session.get(ArtifactRow, artifact_id)
-        if row is None or row.project_id != self._project_id:
+        if row is None or row.project_id != self._project_id or row.deleted_at is not None:
             raise _not_found(ArtifactRow, artifact_id)
         return row
 
     def artifacts_of(self, attempts: Collection[tuple[str, int]]) -> Sequence[ArtifactRow]:
         """The artifacts of some attempts (job, fence), oldest first."""
         of_attempts = tuple_(ArtifactRow.job_id, ArtifactRow.fence).in_(attempts)
-        query = select(ArtifactRow).where(ArtifactRow.project_id == self._project_id, of_attempts)
+        mine = ArtifactRow.project_id == self._project_id, ArtifactRow.deleted_at.is_(None)
+        query = select(ArtifactRow).where(*mine, of_attempts)
         return self._session.scalars(query.order_by(ArtifactRow.id)).all()
+
+    def _now(self) -> datetime:
+        now: datetime = self._session.execute(select(func.clock_timestamp())).scalar_one()
+        return now
 
 
 def accept(row: AssetColumns, *, digest: str, size_bytes: int, facts: JsonObject) -> None:

@@ -76,8 +76,10 @@ class AnalysisRow(Timestamped, Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    digest: Mapped[str]
+    digest: Mapped[str] = mapped_column(index=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    used_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    """When a job last made it or found it."""
 
 
 class OutboxRow(Timestamped, Base):
