@@ -4,11 +4,14 @@ ServiceError
 ├── NotFoundError          no such object in this project
 ├── ConflictError          the object's state does not allow this
 │   └── NotReadyError      it will, once its inspection has finished
+├── GoneError              it was there, and its time is over
 ├── InvalidInputError      well-formed, but it makes no sense; points at the fields
-│   └── KeyReusedError     an Idempotency-Key came back with another request
+│   ├── KeyReusedError     an Idempotency-Key came back with another request
+│   └── DigestMismatchError  the bytes are not those that their SHA-256 promised
 ├── AuthenticationError    no API key, or not a valid one
 ├── ForbiddenError         a valid API key without the needed scope
-└── TooLargeError          more bytes than the limit
+├── TooLargeError          more bytes than the limit
+└── StorageFullError       no room for more bytes now
 """
 
 from dataclasses import dataclass
@@ -54,6 +57,12 @@ class NotReadyError(ConflictError):
     retryable = True
 
 
+class GoneError(ServiceError):
+    """It was there, and its time is over."""
+
+    code = "gone"
+
+
 class InvalidInputError(ServiceError):
     """The request is well-formed, but it makes no sense."""
 
@@ -68,6 +77,12 @@ class KeyReusedError(InvalidInputError):
     """An Idempotency-Key came back with another request."""
 
     code = "idempotency_key_reused"
+
+
+class DigestMismatchError(InvalidInputError):
+    """The bytes are not those that their SHA-256 promised."""
+
+    code = "digest_mismatch"
 
 
 class AuthenticationError(ServiceError):
@@ -86,3 +101,10 @@ class TooLargeError(ServiceError):
     """More bytes than the limit."""
 
     code = "too_large"
+
+
+class StorageFullError(ServiceError):
+    """No room for more bytes now."""
+
+    code = "storage_full"
+    retryable = True

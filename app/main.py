@@ -7,12 +7,14 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 
-from app.api import artifacts, datasets, health, jobs, models
+from app.api import artifacts, datasets, health, jobs, models, upload_parts, uploads_in_parts
 from app.api.changes import ChangeListener
+from app.api.completions import Completions
 from app.api.middleware import Authenticate, DeclaredSize, RequestId
 from app.api.problems import documented, install_problem_handlers
 from app.api.services import Services
-from app.artifacts.store import LocalBlobStore
+from app.artifacts.staging import Staging
+from app.artifacts.stores import make_store
 from app.db import Database
 from app.jobs.outlook import Outlook
 from app.queues import make_queue
@@ -37,11 +39,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         listener = ChangeListener(database)
-        store = LocalBlobStore(settings.blob_dir)
+        store, staging = make_store(settings, database), Staging(settings.upload_dir)
+        completions = Completions(database, store, staging)
         queue, outlook = make_queue(settings, database), Outlook(database)
-        app.state.services = Services(settings, database, store, queue, listener, outlook)
+        app.state.services = Services(settings, database, store, queue, listener, outlook, staging, completions)
         listening = asyncio.create_task(listener.run())
         yield
+        completions.close()
         listening.cancel()
         with suppress(asyncio.CancelledError):
             await listening
@@ -54,10 +58,14 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     install_problem_handlers(app)
     for router, max_body_bytes in (
+        (models.json_router, settings.max_json_bytes),  # before those that take forms at the same paths
+        (datasets.json_router, settings.max_json_bytes),
         (models.router, settings.max_body_bytes),
         (datasets.router, settings.max_body_bytes),
         (jobs.router, settings.max_json_bytes),
         (artifacts.router, settings.max_json_bytes),
+        (uploads_in_parts.router, settings.max_json_bytes),
+        (upload_parts.router, settings.max_body_bytes),
     ):
         app.include_router(router, max_body_size=max_body_bytes, responses=COMMON_ANSWERS)
     app.include_router(health.router)

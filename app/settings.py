@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     """Largest request body: a model or a dataset."""
     max_json_bytes: PositiveInt = MIB
     """Largest JSON request body."""
+    max_upload_bytes: PositiveInt = 64 * GIB
+    """Largest file that may come in parts."""
+    upload_part_bytes: PositiveInt = 64 * MIB
+    """Size of a part; larger only where a file would have more than 10,000 of them."""
+    upload_ttl_s: PositiveFloat = 24 * 3600.0
+    """An upload to which no part was added for this long is removed."""
     long_poll_max_s: PositiveFloat = 60.0
 
     lease_s: PositiveFloat = 30.0
@@ -50,6 +56,22 @@ class Settings(BaseSettings):
     max_attempts: PositiveInt = 3
     cancel_grace_s: PositiveFloat = 0.5
     """Time between SIGTERM and SIGKILL for a child that has to stop."""
+
+    store_url: str | None = None
+    """Where blobs are kept: `s3://bucket/prefix`, with credentials from the standard AWS environment. Without it, in
+    the data folder."""
+    store_endpoint_url: str | None = None
+    """Address of an S3 API that is not Amazon's."""
+    store_cache_bytes: PositiveInt = 64 * GIB
+    """Blobs of an object store that each machine keeps in its data folder, those used last."""
+    gc_every_s: PositiveFloat = 3600.0
+    gc_grace_s: PositiveFloat = 24 * 3600.0
+    """What was put, used or deleted within this time is not collected yet. It must be longer than storing one job's
+    outputs takes."""
+    analysis_kept_s: PositiveFloat = 30 * 24 * 3600.0
+    """A stored analysis that no job has used for this long is removed."""
+    analysis_max_bytes: PositiveInt = 64 * GIB
+    """All stored analyses together; beyond it, those go first that were used longest ago."""
 
     job_timeout_s: PositiveFloat = 24 * 3600.0
     inspection_timeout_s: PositiveFloat = 120.0
@@ -74,6 +96,16 @@ class Settings(BaseSettings):
     def blob_dir(self) -> Path:
         """Where the content-addressed store keeps its files."""
         return self.data_dir / "blobs"
+
+    @property
+    def upload_dir(self) -> Path:
+        """Where the parts of unfinished uploads are; on the same file system as the blobs."""
+        return self.data_dir / "uploads"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where this machine keeps blobs of an object store."""
+        return self.data_dir / "cache"
 
     @property
     def work_dir(self) -> Path:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.api.services import Services
 from app.artifacts.catalog import Catalog
+from app.artifacts.uploads import Uploads
 from app.jobs.idempotency import recall, remember
 from app.jobs.queue import relay_outbox
 from app.jobs.service import JobService
@@ -74,6 +75,10 @@ class RequestContext:
     def catalog(self, session: Session) -> Catalog:
         """The project's models, datasets and artifacts."""
         return Catalog(session, self.principal.project_id)
+
+    def uploads(self, session: Session) -> Uploads:
+        """The project's uploads in parts."""
+        return Uploads(session, self.principal.project_id, ttl_s=self.settings.upload_ttl_s)
 
     def jobs(self, session: Session) -> JobService:
         """The project's jobs."""

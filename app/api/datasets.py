@@ -3,19 +3,32 @@
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, Body, Form, UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import Field, TypeAdapter
+from sqlalchemy.orm import Session
 
 from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
+from app.api.json_bodies import JsonRoute, or_json
 from app.api.problems import documented
 from app.api.schemas import DatasetRead, Page, page
-from app.api.uploads import MetadataForm, NameForm, UploadRoute, name_of, parse_form, parse_metadata, store_file
+from app.api.uploads import (
+    FromUpload,
+    MetadataForm,
+    NameForm,
+    UploadRoute,
+    name_of,
+    parse_form,
+    parse_metadata,
+    store_file,
+)
 from app.artifacts.catalog import NewAsset
 from app.artifacts.orm import AssetStatus, DatasetRow
+from app.artifacts.store import Blob
 from app.jobs.specs import DatasetId, InspectDatasetSpec, Strict
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=UploadRoute)
+json_router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=JsonRoute)
 
 Side = Annotated[int, Field(ge=1, le=10_000)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -42,12 +55,33 @@ class DatasetSpec(Strict):
 _SPEC: TypeAdapter[DatasetSpec] = TypeAdapter(DatasetSpec)
 
 
+class DatasetFromUpload(FromUpload):
+    """A dataset whose file has come in parts."""
+
+    spec: DatasetSpec = DatasetSpec()
+
+
+@json_router.post("", include_in_schema=False)
+def create_dataset_from_upload(body: Annotated[DatasetFromUpload, Body()], context: Context) -> JSONResponse:
+    """Make a dataset of a complete upload."""
+    described = body.spec.model_dump(mode="json", exclude_none=True)
+
+    def register(session: Any) -> Answer:
+        upload, blob = context.uploads(session).take(body.upload)
+        return _register(context, session, NewAsset(body.name or upload.name, described, body.metadata), blob)
+
+    return context.once(body.model_dump(mode="json"), register)
+
+
 @router.post(
     "",
     operation_id="create_dataset",
     status_code=HTTPStatus.ACCEPTED,
     response_model=DatasetRead,
-    responses=documented(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    responses=documented(
+        HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    ),
+    openapi_extra=or_json(DatasetFromUpload),
 )
 def create_dataset(
     context: Context,
@@ -56,16 +90,16 @@ def create_dataset(
     name: NameForm = None,
     metadata: MetadataForm = None,
 ) -> JSONResponse:
-    """Upload a dataset. It is `processing` until a worker has inspected it, then `ready` or `rejected`."""
+    """Upload a dataset, or name an upload. It is `processing` until a worker has inspected it, then `ready` or
+    `rejected`.
+    """
     reading = parse_form(_SPEC, "spec", spec)
     described = reading.model_dump(mode="json", exclude_none=True)
     asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
     blob = store_file(context, file)
 
     def register(session: Any) -> Answer:
-        row = context.catalog(session).add(DatasetRow, asset, blob)
-        context.jobs(session).inspect(InspectDatasetSpec(kind="inspect_dataset", dataset_id=row.id))
-        return Answer(HTTPStatus.ACCEPTED, DatasetRead.of(row).model_dump(mode="json"), f"/v1/datasets/{row.id}")
+        return _register(context, session, asset, blob)
 
     return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
 
@@ -105,6 +139,12 @@ def delete_dataset(dataset_id: DatasetId, context: Context) -> None:
     with context.transaction() as session:
         context.catalog(session).delete(DatasetRow, dataset_id)
         context.jobs(session).cancel_inspection(dataset_id)
+
+
+def _register(context: RequestContext, session: Session, asset: NewAsset, blob: Blob) -> Answer:
+    row = context.catalog(session).add(DatasetRow, asset, blob)
+    context.jobs(session).inspect(InspectDatasetSpec(kind="inspect_dataset", dataset_id=row.id))
+    return Answer(HTTPStatus.ACCEPTED, DatasetRead.of(row).model_dump(mode="json"), f"/v1/datasets/{row.id}")
 
 
 def _read(context: RequestContext, dataset_id: str) -> DatasetRead:

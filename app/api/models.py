@@ -3,21 +3,35 @@
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi import APIRouter, Body, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, TypeAdapter
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
 from app.api.downloads import blob_response
+from app.api.json_bodies import JsonRoute, or_json
 from app.api.problems import documented
 from app.api.schemas import ModelRead, Page, page
-from app.api.uploads import MetadataForm, NameForm, Plain, UploadRoute, name_of, parse_form, parse_metadata, store_file
+from app.api.uploads import (
+    FromUpload,
+    MetadataForm,
+    NameForm,
+    Plain,
+    UploadRoute,
+    name_of,
+    parse_form,
+    parse_metadata,
+    store_file,
+)
 from app.artifacts.catalog import NewAsset
 from app.artifacts.orm import AssetStatus, ModelRow
+from app.artifacts.store import Blob
 from app.jobs.specs import InspectModelSpec, ModelId, Name, Strict
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=UploadRoute)
+json_router = APIRouter(prefix="/v1/models", tags=["models"], route_class=JsonRoute)
 
 
 class LayerDescription(Strict):
@@ -39,12 +53,33 @@ class ArchitectureSpec(Strict):
 _ARCHITECTURE: TypeAdapter[ArchitectureSpec] = TypeAdapter(ArchitectureSpec)
 
 
+class ModelFromUpload(FromUpload):
+    """A network whose file has come in parts."""
+
+    spec: ArchitectureSpec
+
+
+@json_router.post("", include_in_schema=False)
+def create_model_from_upload(body: Annotated[ModelFromUpload, Body()], context: Context) -> JSONResponse:
+    """Make a model of a complete upload."""
+    described = body.spec.model_dump(mode="json", exclude_defaults=True)
+
+    def register(session: Any) -> Answer:
+        upload, blob = context.uploads(session).take(body.upload)
+        return _register(context, session, NewAsset(body.name or upload.name, described, body.metadata), blob)
+
+    return context.once(body.model_dump(mode="json"), register)
+
+
 @router.post(
     "",
     operation_id="create_model",
     status_code=HTTPStatus.ACCEPTED,
     response_model=ModelRead,
-    responses=documented(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    responses=documented(
+        HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    ),
+    openapi_extra=or_json(ModelFromUpload),
 )
 def create_model(
     context: Context,
@@ -53,18 +88,16 @@ def create_model(
     name: NameForm = None,
     metadata: MetadataForm = None,
 ) -> JSONResponse:
-    """Upload a network. It is `processing` until a worker has inspected it, then `ready` or `rejected`."""
+    """Upload a network, or name an upload. It is `processing` until a worker has inspected it, then `ready` or
+    `rejected`.
+    """
     architecture = parse_form(_ARCHITECTURE, "spec", spec)
     described = architecture.model_dump(mode="json", exclude_defaults=True)
     asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
     blob = store_file(context, file)
 
     def register(session: Any) -> Answer:
-        row = context.catalog(session).add(ModelRow, asset, blob)
-        context.jobs(session).inspect(InspectModelSpec(kind="inspect_model", model_id=row.id))
-        return Answer(
-            HTTPStatus.ACCEPTED, ModelRead.of(row, [(row, None)]).model_dump(mode="json"), f"/v1/models/{row.id}"
-        )
+        return _register(context, session, asset, blob)
 
     return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
 
@@ -120,6 +153,13 @@ def delete_model(model_id: ModelId, context: Context) -> None:
     with context.transaction() as session:
         context.catalog(session).delete(ModelRow, model_id)
         context.jobs(session).cancel_inspection(model_id)
+
+
+def _register(context: RequestContext, session: Session, asset: NewAsset, blob: Blob) -> Answer:
+    row = context.catalog(session).add(ModelRow, asset, blob)
+    context.jobs(session).inspect(InspectModelSpec(kind="inspect_model", model_id=row.id))
+    read = ModelRead.of(row, [(row, None)]).model_dump(mode="json")
+    return Answer(HTTPStatus.ACCEPTED, read, f"/v1/models/{row.id}")
 
 
 def _read(context: RequestContext, model_id: str) -> ModelRead:

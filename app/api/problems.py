@@ -12,14 +12,17 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
+from app.artifacts.store import StoreUnavailableError
 from app.errors import (
     AuthenticationError,
     ConflictError,
     FieldError,
     ForbiddenError,
+    GoneError,
     InvalidInputError,
     NotFoundError,
     ServiceError,
+    StorageFullError,
     TooLargeError,
 )
 from app.jobs.problems import problem
@@ -36,10 +39,12 @@ BODY_HINT = (
 STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
+    GoneError: HTTPStatus.GONE,
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
     ForbiddenError: HTTPStatus.FORBIDDEN,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
 
@@ -138,6 +143,9 @@ def failure_problem(request: Request, error: Exception) -> JSONResponse:
     """The answer to a failure that nobody foresaw, or to a database that is away."""
     if isinstance(error, OperationalError):
         body = problem("unavailable", "The database does not answer now.", hint="Try again soon.", retryable=True)
+        return problem_response(request, HTTPStatus.SERVICE_UNAVAILABLE, body, headers={"Retry-After": "2"})
+    if isinstance(error, StoreUnavailableError):
+        body = problem("unavailable", "The object store does not answer now.", hint="Try again soon.", retryable=True)
         return problem_response(request, HTTPStatus.SERVICE_UNAVAILABLE, body, headers={"Retry-After": "2"})
     body = problem("internal_error", "The server failed. It has logged why.", retryable=True)
     return problem_response(request, HTTPStatus.INTERNAL_SERVER_ERROR, body)

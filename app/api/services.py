@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from app.api.changes import ChangeListener
+from app.api.completions import Completions
+from app.artifacts.staging import Staging
 from app.artifacts.store import BlobStore
 from app.db import Database
 from app.jobs.outlook import Outlook
@@ -20,3 +22,5 @@ class Services:
     queue: JobQueue
     listener: ChangeListener
     outlook: Outlook
+    staging: Staging
+    completions: Completions

@@ -6,14 +6,14 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Form, Request, Response, UploadFile
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from app.api.context import RequestContext
 from app.api.problems import explain
 from app.artifacts.store import Blob
 from app.errors import FieldError, InvalidInputError
-from app.jobs.specs import Metadata, Name
+from app.jobs.specs import Metadata, Name, Strict, UploadId
 
 T = TypeVar("T")
 
@@ -27,6 +27,14 @@ TOO_LONG = "Part exceeded maximum size"
 """How Starlette's complaint about a longer text field begins."""
 
 _METADATA: TypeAdapter[dict[str, str]] = TypeAdapter(Metadata)
+
+
+class FromUpload(Strict):
+    """What the JSON bodies that make something of an upload in parts have in common."""
+
+    upload: UploadId
+    name: Name | None = Field(default=None, description="Default: the upload's.")
+    metadata: Metadata = Field(default_factory=dict)
 
 
 def parse_form(adapter: TypeAdapter[T], field: str, text: str) -> T:

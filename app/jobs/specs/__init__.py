@@ -18,6 +18,7 @@ from app.jobs.specs.common import (
     Priority,
     Producing,
     Strict,
+    UploadId,
     file_of,
     references,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "SlicingParams",
     "Strict",
     "TrainingParams",
+    "UploadId",
     "file_of",
     "parse_spec",
     "queue_of",

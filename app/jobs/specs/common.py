@@ -16,6 +16,7 @@ NO_NUL = r"^[^\x00]*$"
 ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-z]{26}$")]
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-z]{26}$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-z]{26}$")]
+UploadId = Annotated[str, StringConstraints(pattern=r"^upl_[0-9a-z]{26}$")]
 ArtifactId = Annotated[str, StringConstraints(pattern=r"^art_[0-9a-z]{26}$")]
 Cut = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]

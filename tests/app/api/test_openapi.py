@@ -25,6 +25,11 @@ OPERATIONS = {
     "livez",
     "readyz",
     "retry_job",
+    "complete_upload",
+    "create_upload",
+    "delete_upload",
+    "get_upload",
+    "put_upload_part",
 }
 
 
@@ -49,6 +54,15 @@ def test_operations_are_named_and_their_errors_are_problems(api: Api) -> None:
 def test_every_post_takes_an_idempotency_key(api: Api) -> None:
     document = httpx.get(f"{api.url}/openapi.json").json()
     posts = [methods["post"] for methods in document["paths"].values() if "post" in methods]
-    assert len(posts) == 5
+    assert len(posts) == 7
     for operation in posts:
         assert "Idempotency-Key" in [parameter["name"] for parameter in operation["parameters"]]
+
+
+def test_models_and_datasets_are_made_of_forms_or_of_uploads(api: Api) -> None:
+    document = httpx.get(f"{api.url}/openapi.json").json()
+    for path in ("/v1/models", "/v1/datasets"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        assert set(content) == {"multipart/form-data", "application/json"}
+        assert content["application/json"]["schema"]["properties"]["upload"]["pattern"].startswith("^upl_")
+        assert "$ref" not in str(content["application/json"])

@@ -1,0 +1,63 @@
+"""Uploads being verified in the background: a few at a time, and each once, however often it is asked for."""
+
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event, Lock
+
+from app.artifacts.completing import CompletionStoppedError, complete
+from app.artifacts.staging import Staging
+from app.artifacts.store import BlobStore
+from app.db import Database
+from app.errors import ConflictError
+
+AT_ONCE = 4
+
+
+class Completions:
+    """What this process is verifying. What another one verifies counts as under way."""
+
+    def __init__(self, database: Database, store: BlobStore, staging: Staging) -> None:
+        self._database = database
+        self._store = store
+        self._staging = staging
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="completing")
+        self._running: dict[str, Future[None]] = {}
+        self._lock = Lock()
+        self._stopping = Event()
+
+    async def wait(self, upload_id: str, timeout_s: float) -> None:
+        """Verify and store the upload; return when that is done, or after `timeout_s` while it goes on.
+
+        Raises:
+            ConflictError: parts are missing again.
+            DigestMismatchError: it is not the file that was declared.
+        """
+        with self._lock:
+            future = self._running.get(upload_id)
+            if future is None or future.done():
+                future = self._threads.submit(self._complete, upload_id)
+                self._running[upload_id] = future
+                future.add_done_callback(lambda done: self._forget(upload_id, done))
+        waiter = asyncio.wrap_future(future)
+        done, _ = await asyncio.wait({waiter}, timeout=timeout_s)
+        for ended in done:
+            ended.result()
+
+    def close(self) -> None:
+        """Stop; what was under way is done again when it is asked for again."""
+        self._stopping.set()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _complete(self, upload_id: str) -> None:
+        try:
+            complete(self._database, self._store, self._staging, upload_id, self._stopping.is_set)
+        except CompletionStoppedError:
+            return
+        except ConflictError as error:
+            if error.code != "upload_busy":
+                raise
+
+    def _forget(self, upload_id: str, done: Future[None]) -> None:
+        with self._lock:
+            if self._running.get(upload_id) is done:
+                del self._running[upload_id]

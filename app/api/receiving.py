@@ -1,0 +1,58 @@
+"""The raw body of a request, written while it arrives: a piece or two in memory, hashing and writing off the loop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.concurrency import run_in_threadpool
+
+from app.artifacts.staging import PartWriter
+from app.artifacts.uploads import PartPlace
+from app.errors import FieldError, InvalidInputError
+
+PIECE_BYTES = 1024 * 1024
+SILENCE_S = 60.0
+
+
+async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWriter | None) -> None:
+    """Write the body, which must have the part's size; without a writer only count it.
+
+    Raises:
+        InvalidInputError: it is longer or shorter.
+        TimeoutError: nothing came for SILENCE_S.
+    """
+    clock = asyncio.get_running_loop().time
+    buffer, received = bytearray(), 0
+    writing: asyncio.Future[None] | None = None
+    try:
+        async with asyncio.timeout(SILENCE_S) as silence:
+            async for chunk in body:
+                received += len(chunk)
+                if received > part.size_bytes:
+                    break
+                if writer is None:
+                    continue
+                buffer += chunk
+                if len(buffer) >= PIECE_BYTES:
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(run_in_threadpool(writer.write, buffer))
+                    buffer = bytearray()
+                    silence.reschedule(clock() + SILENCE_S)
+        if received != part.size_bytes:
+            raise wrong_size(part, received)
+    finally:
+        if writing is not None:
+            await writing
+    if buffer and writer is not None:
+        await run_in_threadpool(writer.write, buffer)
+
+
+def wrong_size(part: PartPlace, size_bytes: int) -> InvalidInputError:
+    """The refusal of a body that has not the part's size."""
+    relation = "more" if size_bytes > part.size_bytes else f"{size_bytes}"
+    detail = f"part {part.number} has {part.size_bytes} bytes, and the body has {relation}"
+    return InvalidInputError(
+        f"The part has the wrong size: {detail}.",
+        errors=[FieldError("", detail)],
+        hint="Send parts of part_bytes; only the last one is shorter. GET the upload to see what is there.",
+    )
