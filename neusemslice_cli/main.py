@@ -109,6 +109,27 @@ def migrate(
         typer.echo("The database is up to date.")
 
 
+@app.command()
+def gc(
+    data_dir: DataDir = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove stored bytes that nothing needs any more. The service does it by itself from time to time."""
+    from app.jobs.garbage import collect_garbage
+    from neusemslice_cli import processes
+
+    settings = _settings(data_dir)
+    with processes.migrated_database(settings) as database:
+        collected = collect_garbage(settings, database, dry_run=dry_run)
+    for digest in collected.digests:
+        typer.echo(digest)
+    typer.echo(
+        f"{'would remove' if dry_run else 'removed'} {collected.blobs} blobs of {collected.bytes} bytes, "
+        f"{collected.uploads} uploads, {collected.analyses} analyses"
+    )
+
+
 @keys.command("create")
 def create_key(
     project: Annotated[str, typer.Option(help="Project the key opens; made if there is none.")] = "default",

@@ -10,7 +10,7 @@ import structlog
 from celery import Celery
 from celery.signals import worker_shutting_down
 
-from app.artifacts.store import LocalBlobStore
+from app.artifacts.stores import make_store
 from app.celery_queue import TAKE_JOBS, make_celery
 from app.db import Database
 from app.settings import Settings
@@ -41,8 +41,10 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
     @cache
     def supervisor() -> Supervisor:
         """Made in the pool's process, after the fork: connections are not shared, nor is the zygote."""
+        database = Database(database_url)
+        store = make_store(settings, database, patience_s=settings.lease_s)
         launch = WarmStart(settings.job_threads) if settings.warm_start else None
-        return Supervisor(settings, Database(database_url), LocalBlobStore(settings.blob_dir), draining, launch)
+        return Supervisor(settings, database, store, draining, launch)
 
     @app.task(name=TAKE_JOBS)  # type: ignore[untyped-decorator]
     def take_jobs(queue: str, job_id: str) -> None:

@@ -7,7 +7,7 @@ from threading import Event, Thread
 import psycopg
 import structlog
 
-from app.artifacts.store import LocalBlobStore
+from app.artifacts.stores import make_store
 from app.db import Database
 from app.jobs.queue import LocalQueue
 from app.jobs.specs import QUEUES
@@ -31,7 +31,8 @@ def dispatch(
     look(settings.sandbox)
     with ExitStack() as closing:
         launch = closing.enter_context(WarmStart(settings.job_threads)) if settings.warm_start else None
-        supervisor = Supervisor(settings, database, LocalBlobStore(settings.blob_dir), launch=launch)
+        store = make_store(settings, database, patience_s=settings.lease_s)
+        supervisor = Supervisor(settings, database, store, launch=launch)
         _dispatch(settings, database, supervisor, stopping, [queue for queue in queues for _ in range(concurrency)])
 
 

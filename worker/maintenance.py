@@ -1,10 +1,12 @@
-"""What has to happen from time to time, whoever does it: reap, relay, announce again."""
+"""What has to happen from time to time, whoever does it: reap, relay, announce again, collect garbage."""
 
+import time
 from threading import Event
 
 import structlog
 
 from app.db import Database
+from app.jobs.garbage import collect_garbage
 from app.jobs.queue import JobQueue, reannounce_stale, relay_outbox
 from app.jobs.reaper import reap
 from app.settings import Settings
@@ -15,11 +17,15 @@ log = structlog.get_logger(__name__)
 
 def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: Event) -> None:
     """Look every `poll_s` until `stopping`. Any number of processes may do this at once."""
+    collected = time.monotonic()
     while not stopping.wait(settings.poll_s):
         try:
             reap(database)
             reannounce_stale(database, queue, older_than_s=settings.republish_after_s)
             relay_outbox(database, queue)
             sweep(settings, database)
+            if time.monotonic() - collected > settings.gc_every_s:
+                collected = time.monotonic()
+                collect_garbage(settings, database)
         except Exception:
             log.exception("maintenance.failed")  # whatever it was, the next round must come

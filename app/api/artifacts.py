@@ -46,6 +46,18 @@ async def download_artifact(artifact_id: ArtifactId, request: Request, context: 
     )
 
 
+@router.delete(
+    "/{artifact_id}",
+    operation_id="delete_artifact",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=documented(HTTPStatus.NOT_FOUND),
+)
+def delete_artifact(artifact_id: ArtifactId, context: Context) -> None:
+    """Take the file out of sight. Jobs that already have it go on."""
+    with context.transaction() as session:
+        context.catalog(session).delete_artifact(artifact_id)
+
+
 def _read(context: RequestContext, artifact_id: str) -> ArtifactRow:
     with context.transaction() as session:
         return context.catalog(session).artifact(artifact_id)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from importlib.metadata import version
 
-from sqlalchemy import select
+from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -48,8 +48,9 @@ def key_of(session: Session, spec: AnySpec) -> str | None:
 def find(session: Session, held: Claim, spec: AnySpec) -> str | None:
     """The digest of the job's analysis if its project has made it before."""
     key = key_of(session, spec)
-    query = select(AnalysisRow.digest).where(AnalysisRow.project_id == held.project_id, AnalysisRow.key == key)
-    return session.execute(query).scalar_one_or_none()
+    query = update(AnalysisRow).where(AnalysisRow.project_id == held.project_id, AnalysisRow.key == key)
+    used = query.values(used_at=func.clock_timestamp()).returning(AnalysisRow.digest)
+    return session.execute(used).scalar_one_or_none()
 
 
 def keep(session: Session, held: Claim, spec: AnySpec, analysis: Blob) -> None:
@@ -59,4 +60,5 @@ def keep(session: Session, held: Claim, spec: AnySpec, analysis: Blob) -> None:
         return
     made = {"job_id": held.job_id, "digest": analysis.digest, "size_bytes": analysis.size_bytes}
     query = insert(AnalysisRow).values(project_id=held.project_id, key=key, **made)
-    session.execute(query.on_conflict_do_update(index_elements=["project_id", "key"], set_=made))
+    renewed = {**made, "used_at": func.clock_timestamp()}
+    session.execute(query.on_conflict_do_update(index_elements=["project_id", "key"], set_=renewed))

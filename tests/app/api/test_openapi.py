@@ -27,6 +27,7 @@ OPERATIONS = {
     "retry_job",
     "complete_upload",
     "create_upload",
+    "delete_artifact",
     "delete_upload",
     "get_upload",
     "put_upload_part",
