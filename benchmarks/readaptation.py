@@ -55,7 +55,7 @@ def main() -> None:
         test = list(dataset.batches("test", 256, limit_per_category=given.test_per_category))
         chosen = strength(model, train, AttackConfig.from_dict(given.attack), unit, given.samples, given.accuracy)
         analysed = dataset.batches("train", 256, limit_per_category=given.per_category)
-        slices = choose_slices(model, analysed, given.ratios, given.deeparc_threshold)
+        slices = choose_slices(model, analysed, PAPER_RATIOS | given.ratios, given.deeparc_threshold)
         print(f"{chosen}\n{TrainingConfig(**given.training)}\n")
         print("| method | TPR | under attack | RA | RAA | clean before | after | epochs to 100 % | training |")
         print("|---|---|---|---|---|---|---|---|---|")
