@@ -220,7 +220,11 @@ def first_of_five(weights: Path, data: Data, epochs: int) -> SliceableModel:
     spec = json.loads(weights.with_suffix(".json").read_text())
     spec["kwargs"]["layers"][-1]["kwargs"]["out_features"] = 5
     torch.manual_seed(0)
-    graph = trace(build_network(spec), data.test.inputs[:1]).graph_module.requires_grad_()
+    network = build_network(spec).to_empty(device="cpu")
+    for layer in network.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    graph = trace(network, data.test.inputs[:1]).graph_module.requires_grad_()
     samples = data.of(data.train, data.tasks[0]).samples
     config = TrainingConfig(epochs=epochs, batch_size=64, learning_rate=3e-4, schedule="cosine")
     train(graph, Flipped(samples.inputs, samples.labels), config)
