@@ -179,12 +179,12 @@ def _become(request: Mapping[str, Any], log: int, pipe: int, zygote: int, work: 
         os.setsid()
         die_with_parent(zygote)
         _take_descriptors(log, pipe)
+        root = Path(request["root"])
+        setproctitle(f"worker.runner {root}")
         os.environ.clear()
         os.environ.update(request["environment"])
         tempfile.tempdir = None
-        root = Path(request["root"])
         os.chdir(root)
-        setproctitle(f"worker.runner {root}")
         _renew_random_numbers()
         code = work(root, _PIPE)
     except BaseException:
