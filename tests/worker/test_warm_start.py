@@ -1,0 +1,194 @@
+"""Jobs' processes forked from a zygote: fresh, watched, and ended with it."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from structlog.testing import capture_logs
+
+from worker.child import Child
+from worker.warm_start import WarmStart
+
+ODD = (sys.executable, str(Path(__file__).with_name("odd_jobs.py")))
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmStart]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", "postgresql://secret")
+        patch.setenv("REDIS_URL", "redis://secret")
+        with WarmStart(1, ODD) as warm:
+            assert warm.wait_until_ready(60)
+            yield warm
+
+
+@pytest.fixture
+def start(warm: WarmStart, tmp_path: Path) -> Iterator[Callable[[str], Child]]:
+    children, numbers = [], itertools.count()
+
+    def start(deed: str) -> Child:
+        root = tmp_path / str(next(numbers))
+        (root / "tmp").mkdir(parents=True)
+        (root / "deed.txt").write_text(deed)
+        children.append(Child.start(root, threads=1, launch=warm))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ended(child: Child) -> int | None:
+    """How it ended, once it has."""
+
+    def has_ended() -> bool:
+        child.messages(0.1)
+        return child.exit_code() is not None
+
+    wait_for(has_ended)
+    return child.exit_code()
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
+
+
+def test_a_forked_process_is_as_good_as_a_fresh_one(start: Callable[[str], Child], tmp_path: Path) -> None:
+    child = start("look")
+    assert ended(child) == 7
+    seen = json.loads((tmp_path / "0" / "seen.json").read_text())
+    listing = seen["fds"]
+    assert set(listing) == {"0", "1", "2", "3"}
+    assert listing["0"] == "/dev/null"
+    assert listing["1"] == listing["2"] == str(tmp_path / "0" / "log.txt")
+    assert listing["3"].startswith("pipe:")
+    assert seen["session"] is True
+    assert seen["threads"] == 1
+    assert seen["cwd"] == str(tmp_path / "0")
+    assert seen["environment"]["TMPDIR"] == str(tmp_path / "0" / "tmp")
+    assert "secret" not in json.dumps(seen)
+
+
+def test_neither_the_zygote_nor_its_jobs_are_given_a_credential(start: Callable[[str], Child]) -> None:
+    child = start("sleep")
+    for pid in (child.pid, psutil.Process(child.pid).ppid()):
+        assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+    wait_for(lambda: "worker.runner" in " ".join(psutil.Process(child.pid).cmdline()))
+
+
+def test_messages_and_exit_codes_arrive(start: Callable[[str], Child]) -> None:
+    child = start("look")
+    said = []
+    wait_for(lambda: said.extend(child.messages(0.1)) or child.exit_code() is not None)
+    assert said == [{"deed": "look"}]
+    assert child.exit_code() == 7
+    assert ended(start("abort")) == -signal.SIGABRT
+    killed = start("sleep")
+    os.kill(killed.pid, signal.SIGKILL)
+    assert ended(killed) == -signal.SIGKILL
+
+
+def test_a_job_stops_on_demand_and_its_siblings_go_on(start: Callable[[str], Child]) -> None:
+    first, second = start("sleep"), start("sleep")
+    first.stop(5.0)
+    assert first.exit_code() == -signal.SIGTERM
+    assert is_gone(first.pid)
+    assert second.exit_code() is None
+
+
+def test_what_a_job_leaves_behind_is_ended_with_it(start: Callable[[str], Child], tmp_path: Path) -> None:
+    """A grandchild in a session of its own: a signal to the job's group does not reach it."""
+    child = start("daemonise")
+    assert ended(child) == 7
+    assert is_gone(int((tmp_path / "0" / "grandchild.txt").read_text()))
+
+
+def test_jobs_started_at_once_are_kept_apart(start: Callable[[str], Child]) -> None:
+    children: list[Child] = []
+    threads = [threading.Thread(target=lambda: children.append(start("look"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [ended(child) for child in children] == [7] * 8
+    assert len({child.pid for child in children}) == 8
+
+
+def test_a_zygote_that_dies_takes_its_jobs_with_it_and_is_replaced(
+    warm: WarmStart, start: Callable[[str], Child]
+) -> None:
+    bystander = start("sleep")
+    culprit = start("kill the zygote")
+    assert [ended(culprit), ended(bystander)] == [-signal.SIGKILL] * 2
+    wait_for(lambda: is_gone(culprit.pid) and is_gone(bystander.pid))
+    wait_for(lambda: warm.wait_until_ready(0.1) and ended(start("look")) == 7)
+
+
+def test_without_a_zygote_jobs_start_from_scratch(tmp_path: Path) -> None:
+    """It cannot read its order, for there is none; that a process of its own said so is what counts."""
+    (tmp_path / "tmp").mkdir()
+    with WarmStart(1, (sys.executable, "-c", "import time; time.sleep(60)")) as cold:
+        child = Child.start(tmp_path, threads=1, launch=cold)
+        assert "-m worker.runner" in " ".join(psutil.Process(child.pid).cmdline())
+        assert psutil.Process(child.pid).ppid() == os.getpid()
+        assert ended(child) == 1
+        child.kill()
+
+
+SECOND_THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+
+
+@pytest.mark.parametrize(("lines", "reason"), [(SECOND_THREAD, "started threads (2 in all)"), ("", "")])
+def test_only_a_process_with_one_thread_may_be_forked(lines: str, reason: str) -> None:
+    code = f"{lines}\nfrom worker.zygote import check_fitness\ncheck_fitness()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert reason in run.stderr
+    assert (run.returncode == 0) == (reason == "")
+
+
+def test_an_unfit_zygote_is_not_used_and_the_log_says_why() -> None:
+    unfit = 'import socket, sys; socket.socket(fileno=int(sys.argv[1])).send(b\'{"unfit": "it has 3 threads"}\')'
+    with capture_logs() as logs, WarmStart(1, (sys.executable, "-c", unfit)) as warm:
+        wait_for(lambda: any(entry["event"] == "zygote.unfit" for entry in logs))
+        assert not warm.wait_until_ready(0)
+    assert [entry["reason"] for entry in logs if entry["event"] == "zygote.unfit"] == ["it has 3 threads"]
+
+
+def test_everything_that_jobs_import_leaves_the_zygote_fit() -> None:
+    code = "from worker.zygote import *\npreload()\ncheck_fitness()\nassert 'sqlalchemy' not in sys.modules"
+    environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-I", "-c", code], env=environment, check=True)
+
+
+def test_the_zygote_ends_with_its_supervisor(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from worker.warm_start import WarmStart
+warm = WarmStart(1, sys.argv[1:])
+assert warm.wait_until_ready(60)
+print(warm._process.pid, flush=True)
+time.sleep(60)
+"""
+    supervisor = subprocess.Popen([sys.executable, "-c", code, *ODD], stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    pid = int(next(line for line in supervisor.stdout if line.strip().isdigit()))
+    supervisor.kill()
+    supervisor.wait()
+    supervisor.stdout.close()
+    wait_for(lambda: is_gone(pid))
