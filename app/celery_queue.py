@@ -30,6 +30,7 @@ def make_celery(redis_url: str) -> Celery:
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         broker_connection_timeout=_PATIENCE_S,
         broker_transport_options={
             "socket_timeout": 5.0,

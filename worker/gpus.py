@@ -64,8 +64,8 @@ def find_gpus() -> list[Gpu]:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
     except FileNotFoundError:
         return _from_proc()
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        log.warning("gpus.not_listed", error=str(error), output=(error.stdout or "")[:500])
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("gpus.nvidia_smi_failed", error=str(error))
         return _from_proc()
     return _parse(listed.stdout)
 

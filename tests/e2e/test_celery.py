@@ -1,20 +1,32 @@
-"""The deployment with Celery: a real redis-server, a real worker, the relay, and an API that starts neither."""
+"""The deployment with Celery: the very commands of docker-compose.yml, on a real Redis and a real Postgres."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
+import psycopg
 import pytest
 import redis
+import yaml
 
+from neusemslice_cli.client import Client
 from tests.e2e.conftest import Service, long_job, run_until, upload
+from tests.worker.test_gpus import WHOLE, nvidia_smi
+
+ROOT = Path(__file__).parent.parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
 def redis_server() -> str:
@@ -28,93 +40,227 @@ def redis_server() -> str:
     return str(Path(spec.origin).parent / "bin" / "redis-server")
 
 
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
+@dataclass
+class Broker:
+    """A Redis that tests can kill, and start again without anything that it held."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def start(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        name, *arguments = COMPOSE["redis"]["command"]
+        assert name == "redis-server"
+        here = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        self.process = subprocess.Popen([redis_server(), *arguments, *here], stdout=subprocess.DEVNULL)
+        with self.client() as client:
+            for _ in range(200):
+                with suppress(redis.ConnectionError):
+                    assert client.config_get("appendonly") == {"appendonly": "yes"}
+                    return
+                time.sleep(0.05)
+        raise AssertionError("redis-server does not answer")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class Deployment(Service):
+    """API, workers and relay, each as its service in docker-compose.yml runs it, on a machine that claims two GPUs."""
+
+    broker: Broker = field(default_factory=lambda: Broker(Path(), 0))
+
+    def start_companion(self, name: str) -> None:
+        program, *arguments = COMPOSE[name]["command"]
+        assert program == "neusemslice"
+        times = {"POLL_S": "0.5", "REPUBLISH_AFTER_S": "1", "LEASE_S": "3", "HEARTBEAT_S": "0.3", "JOB_THREADS": "1"}
+        environment = os.environ | self.extra | {f"NEUSEMSLICE_{key}": value for key, value in times.items()}
+        assert set(COMPOSE[name]["environment"]) == {"DATABASE_URL", "REDIS_URL", "NEUSEMSLICE_DATA_DIR"}
+        environment["NEUSEMSLICE_DATA_DIR"] = str(self.data_dir)
+        with (self.data_dir / "server.log").open("ab") as log:
+            run = [sys.executable, "-m", "neusemslice_cli.main", *arguments]
+            self.companions[name] = subprocess.Popen(run, env=environment, stdout=log, stderr=log)
+
+    def tree(self, name: str) -> list[psutil.Process]:
+        """A companion and everything that descends from it."""
+        root = psutil.Process(self.companions[name].pid)
+        return [root, *root.children(recursive=True)]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]) -> Iterator[Deployment]:
+    folder = tmp_path_factory.mktemp("deployment")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path), "--save", ""]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
-    for _ in range(100):
-        try:
-            client.ping()
-            break
-        except redis.ConnectionError:
-            time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}/0"
-    client.close()
-    process.terminate()
-    process.wait(10)
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, new_database: Callable[[], str], redis_url: str) -> Iterator[Service]:
-    """API, one Celery worker and the relay, each in its own process, as docker-compose.yml runs them."""
-    service = Service(tmp_path / "data", {"DATABASE_URL": new_database(), "REDIS_URL": redis_url}).start("--api-only")
-    times = {"NEUSEMSLICE_POLL_S": "0.5", "NEUSEMSLICE_REPUBLISH_AFTER_S": "2", "NEUSEMSLICE_LEASE_S": "3"}
-    environment = os.environ | service.extra | times | {"NEUSEMSLICE_DATA_DIR": str(service.data_dir)}
-    with (service.data_dir / "server.log").open("ab") as log:
-        for command in ("worker", "relay"):
-            run = [sys.executable, "-m", "neusemslice_cli.main", command]
-            service.companions[command] = subprocess.Popen(run, env=environment, stdout=log, stderr=log)
+        broker = Broker(folder / "redis", probe.getsockname()[1])
+    broker.start()
+    path = f"{nvidia_smi(folder, WHOLE)}:{os.environ['PATH']}"
+    extra = {"DATABASE_URL": new_database(), "REDIS_URL": broker.url, "PATH": path}
+    service = Deployment(folder / "data", extra, broker=broker)
+    program, command, *arguments = COMPOSE["api"]["command"]
+    assert (program, command) == ("neusemslice", "serve")
+    at = arguments.index("--port")
+    service.start(*arguments[:at], *arguments[at + 2 :])
+    own = [name for name in COMPOSE if name not in ("api", "postgres", "redis")]
+    for name in own:
+        service.start_companion(name)
     yield service
     for process in service.companions.values():
         process.terminate()
     for process in service.companions.values():
-        process.wait(30)
+        assert process.wait(60) == 0
     service.stop()
+    broker.kill()
 
 
-def test_a_job_goes_through_celery_and_a_flushed_redis_loses_nothing(
-    deployment: Service, redis_url: str, network_file: Path, dataset_file: Path
-) -> None:
+@pytest.fixture
+def client(deployment: Deployment) -> Iterator[Client]:
     with deployment.client() as client:
-        both = upload(client, network_file, dataset_file)
-        job = client.wait(client.submit({"kind": "slice", **both}))
-        assert job["status"] == "succeeded", job["error"]
-        worker = psutil.Process(deployment.companions["worker"].pid)
-        workers = [worker, *worker.children(recursive=True)]
-        for process in workers:
-            process.suspend()
-        waiting = client.submit({"kind": "slice", **both, "seed": 1})
-        broker = redis.Redis.from_url(redis_url)
-        broker.flushall()
-        broker.close()
-        for process in workers:
-            process.resume()
-        ended = client.wait(waiting, timeout_s=60)
-        assert ended["status"] == "succeeded", ended["error"]
-        assert [event["data"]["status"] for event in ended["transitions"]] == ["queued", "running", "succeeded"]
+        yield client
 
 
-def test_a_worker_that_is_stopped_gives_its_job_back(
-    deployment: Service, network_file: Path, long_dataset_file: Path
+def attempts(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the job's transitions say of each attempt."""
+    return [event["data"] for event in job["transitions"] if event["data"]["status"] == "running"]
+
+
+def await_job(client: Client, job: dict[str, Any], done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The job once it is as it should become."""
+    deadline = time.monotonic() + 120
+    while not done(job):
+        assert time.monotonic() < deadline, job
+        job = client.get(job["links"]["self"], wait=2, after=job["last_event"])
+    return job
+
+
+def cancel(http: httpx.Client, jobs: list[dict[str, Any]]) -> None:
+    for job in jobs:
+        assert http.post(job["links"]["cancel"]).is_success
+
+
+def test_the_api_is_as_healthy_as_compose_and_image_ask(deployment: Deployment) -> None:
+    image = (ROOT / "Dockerfile.gpu").read_text()
+    (of_image,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*?\])$", image, re.MULTILINE | re.DOTALL)
+    for program, flag, code in (COMPOSE["api"]["healthcheck"]["test"][1:], yaml.safe_load(of_image)):
+        assert (program, flag) == ("python", "-c")
+        assert ":8000/readyz" in code
+        here = code.replace(":8000/", f":{deployment.port}/")
+        assert subprocess.run([sys.executable, flag, here], check=False).returncode == 0
+
+
+def test_each_gpu_has_a_job_of_its_own_and_a_killed_worker_is_replaced(
+    deployment: Deployment, client: Client, network_file: Path, dataset_file: Path, long_dataset_file: Path
 ) -> None:
-    with deployment.client() as client:
-        job = run_until(client, client.submit(long_job(deployment, client, network_file, long_dataset_file)), 0.02)
-        started = time.monotonic()
-        deployment.companions["worker"].terminate()
-        while job["status"] == "running" and time.monotonic() - started < 20:
-            job = client.get(job["links"]["self"], wait=2, after=job["last_event"])
-        assert (job["status"], job["attempt"]) == ("queued", 0)
-        assert time.monotonic() - started < 5
+    jobs = [client.submit(long_job(deployment, client, network_file, long_dataset_file)) for _ in range(2)]
+    jobs = [run_until(client, job, 0.001) for job in jobs]
+    workers = [attempts(job)[-1]["worker"] for job in jobs]
+    assert sorted(worker["device"] for worker in workers) == ["gpu:0", "gpu:1"]
+    for worker in workers:
+        assert worker["host"] == socket.gethostname()
+        (runner,) = psutil.Process(worker["pid"]).children()
+        named = WHOLE.splitlines()[int(worker["device"][-1])]
+        assert f"(UUID: {runner.environ()['CUDA_VISIBLE_DEVICES']})" in named
+    waiting = client.submit(long_job(deployment, client, network_file, long_dataset_file))
+    assert client.get(waiting["links"]["self"])["queue"]["position"] == 1
+    client.upload_dataset(dataset_file, {}, name="inspected while both GPUs are busy")
+    jobs = [client.get(job["links"]["self"]) for job in jobs]
+    assert [job["status"] for job in jobs] == ["running", "running"]
+    with deployment.http() as http:
+        cancel(http, [waiting])
+        supervisor = psutil.Process(workers[0]["pid"])
+        celery = supervisor.parent()
+        assert celery is not None
+        for process in (celery, supervisor):
+            process.kill()
+        again = await_job(client, jobs[0], lambda job: job["status"] == "running" and job["attempt"] == 2)
+        assert attempts(again)[-1]["worker"]["pid"] != workers[0]["pid"]
+        cancel(http, jobs)
+    for job in jobs:
+        assert client.wait(job, timeout_s=120)["status"] == "cancelled"
 
 
-def test_jobs_are_taken_in_while_redis_is_away(
-    tmp_path: Path, new_database: Callable[[], str], network_file: Path
+def test_redis_killed_while_jobs_wait_and_back_without_any_loses_none(
+    deployment: Deployment, client: Client, dataset_file: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    extra = {"DATABASE_URL": new_database(), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
-    service = Service(tmp_path / "data", extra).start("--api-only")
-    try:
-        with service.http() as http, network_file.open("rb") as file:
-            assert http.get("/readyz").json() == {"status": "degraded", "database": "ok", "queue": "unreachable"}
-            form = {"spec": '{"builder": "mlp", "kwargs": {"sizes": [64, 10]}, "input_shape": [1, 8, 8]}'}
-            answer = http.post("/v1/models", data=form, files={"file": file})
+    inspectors = deployment.tree("inspector")
+    for process in inspectors:
+        process.suspend()
+    with deployment.http() as http:
+
+        def post(name: str) -> str:
+            with dataset_file.open("rb") as file:
+                answer = http.post("/v1/datasets", data={"spec": "{}", "name": name}, files={"file": file})
             assert answer.status_code == 202
-            assert answer.elapsed.total_seconds() < 10
-    finally:
-        service.stop()
+            return answer.json()["id"]
+
+        waiting = [post(f"before {number}") for number in range(4)]
+        with deployment.broker.client() as broker:
+            assert broker.llen("inspect") > 0
+        deployment.broker.kill()
+        waiting += [post(f"away {number}") for number in range(2)]
+        answer = http.get("/readyz")
+        assert answer.json()["queue"] == "unreachable"
+    for process in inspectors:
+        process.resume()
+    deployment.broker.start()
+    with deployment.broker.client() as broker:
+        assert broker.dbsize() == 0 or broker.llen("inspect") < len(waiting)
+    deadline = time.monotonic() + 120
+    for dataset_id in waiting:
+        while (dataset := client.get(f"/v1/datasets/{dataset_id}", wait=5))["status"] == "processing":
+            assert time.monotonic() < deadline, deployment.log[-5000:]
+        assert dataset["status"] == "ready"
+    with psycopg.connect(deployment.extra["DATABASE_URL"]) as connection:
+        ends = connection.execute(
+            "SELECT job_id FROM job_events JOIN jobs ON jobs.id = job_id AND spec ->> 'dataset_id' = ANY (%s) "
+            "WHERE type = 'status' AND data ->> 'status' = 'succeeded'",
+            [waiting],
+        ).fetchall()
+    assert len(set(ends)) == len(ends) == len(waiting)
+
+
+def test_a_flushed_redis_and_a_worker_that_is_stopped_lose_nothing(
+    deployment: Deployment, client: Client, network_file: Path, long_dataset_file: Path
+) -> None:
+    workers = deployment.tree("worker")
+    for process in workers:
+        process.suspend()
+    job = client.submit(long_job(deployment, client, network_file, long_dataset_file))
+    with deployment.broker.client() as broker:
+        broker.flushall()
+    for process in workers:
+        process.resume()
+    job = run_until(client, job, 0.001)
+    started = time.monotonic()
+    deployment.companions["worker"].terminate()
+    job = await_job(client, job, lambda job: job["status"] != "running")
+    assert (job["status"], job["attempt"]) == ("queued", 0)
+    assert time.monotonic() - started < 30
+    assert deployment.companions["worker"].wait(60) == 0
+    assert not any(process.is_running() for process in workers)
+    deployment.start_companion("worker")
+    job = run_until(client, job, 0.001)
+    assert [event["data"].get("reason") for event in job["transitions"]][2] == "worker_stopped"
+    with deployment.http() as http:
+        cancel(http, [job])
+    assert client.wait(job, timeout_s=120)["status"] == "cancelled"
+
+
+def test_a_job_goes_through(deployment: Deployment, client: Client, network_file: Path, dataset_file: Path) -> None:
+    both = upload(client, network_file, dataset_file)
+    job = client.wait(client.submit({"kind": "slice", **both, "priority": "high"}), timeout_s=120)
+    assert job["status"] == "succeeded", job["error"]
+    assert (job["priority"], job["queue"]) == ("high", None)
+    assert [event["data"]["status"] for event in job["transitions"]] == ["queued", "running", "succeeded"]

@@ -1,0 +1,286 @@
+"""The service under 10,000 queued jobs: submitting, looking, claiming, and the plan of each statement that runs often.
+
+    python -m benchmarks.queue_load [--jobs 10000] [--rate 200] [--seconds 20]
+
+The API is `neusemslice serve --api-only` on an embedded Postgres; clients are a process of their own. Requests are sent
+when they are due, however long earlier ones take, and a latency counts from when its request was due. Floors, in the
+same run: an endpoint that touches nothing (`/livez`) at the same rate, and a bare statement that changes one row by its
+key and commits. The plans of relaying and announcing again are checked in tests/app/jobs/test_query_plans.py.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import random
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import event, text
+
+from app.artifacts.catalog import Catalog, NewAsset, accept
+from app.artifacts.orm import DatasetRow, ModelRow
+from app.artifacts.store import Blob
+from app.db import Database
+from app.jobs import leases
+from app.jobs.orm import JobRow
+from app.jobs.outlook import take_picture
+from app.jobs.reaper import reap
+from app.jobs.service import JobService
+from app.jobs.status import JobStatus
+from app.projects.keys import authenticate, create_key
+from app.settings import Settings
+from neusemslice_cli.processes import migrated_database
+
+PROJECTS = 8
+SUBMITTERS = 16
+SUPERVISORS = 8
+FACTS = {"input_shape": [1, 8, 8], "categories": 10}
+SPEC = {"builder": "mlp", "kwargs": {"sizes": [64, 10]}, "input_shape": [1, 8, 8]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder), database_url=None, redis_url=None)
+        with migrated_database(settings) as database, serving(settings, database) as url:
+            projects = [prepare(database, number) for number in range(PROJECTS)]
+            print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before\n")
+            ids = submitting(url, projects, options.jobs)
+            analyze(database)
+            looking(url, projects, ids, options)
+            claiming(database, options.jobs)
+            plans(database)
+
+
+def prepare(database: Database, number: int) -> dict[str, Any]:
+    """A project's key and a job that it may submit."""
+    with database.transaction() as session:
+        key = create_key(session, project=f"project-{number}", name="load")
+        catalog = Catalog(session, authenticate(session, key).project_id)
+        model = catalog.add(ModelRow, NewAsset("m", SPEC, {}), Blob("a" * 64, 10))
+        dataset = catalog.add(DatasetRow, NewAsset("d", {"format": "npz"}, {}), Blob("b" * 64, 10))
+        for row in (model, dataset):
+            accept(row, digest="c" * 64, size_bytes=20, facts=FACTS)
+        return {"key": key, "job": {"kind": "slice", "model_id": model.id, "dataset_id": dataset.id}}
+
+
+@contextmanager
+def serving(settings: Settings, database: Database) -> Iterator[str]:
+    """The API in its own process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"DATABASE_URL": database.url, "NEUSEMSLICE_DATA_DIR": str(settings.data_dir)}
+    command = [sys.executable, "-m", "neusemslice_cli.main", "serve", "--port", str(port), "--api-only"]
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{url}/readyz", timeout=5).is_success:
+                    break
+            time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def in_own_process(client: Any, *arguments: Any) -> Any:
+    """What `client(*arguments)`, a coroutine, returns in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_run, (client, arguments))
+
+
+def _run(client: Any, arguments: tuple[Any, ...]) -> Any:
+    return asyncio.run(client(*arguments))
+
+
+def submitting(url: str, projects: list[dict[str, Any]], count: int) -> list[list[str]]:
+    """Queue the jobs, `SUBMITTERS` at once; the ids of each project."""
+    ids, took_s = in_own_process(_submit, url, projects, count)
+    print(f"submit: {count} jobs by {SUBMITTERS} clients: {count / took_s:.0f} a second\n")
+    return ids
+
+
+async def _submit(url: str, projects: list[dict[str, Any]], count: int) -> tuple[list[list[str]], float]:
+    ids: list[list[str]] = [[] for _ in projects]
+    numbers = iter(range(count))
+
+    async def work(client: httpx.AsyncClient) -> None:
+        for number in numbers:
+            mine = number % len(projects)
+            headers = {"Authorization": f"Bearer {projects[mine]['key']}"}
+            answer = await client.post("/v1/jobs", json=projects[mine]["job"] | {"seed": number}, headers=headers)
+            ids[mine].append(answer.raise_for_status().json()["id"])
+
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        started = time.perf_counter()
+        await asyncio.gather(*(work(client) for _ in range(SUBMITTERS)))
+        return ids, time.perf_counter() - started
+
+
+def looking(url: str, projects: list[dict[str, Any]], ids: list[list[str]], options: argparse.Namespace) -> None:
+    """Latencies at a rate of requests."""
+    kinds = {
+        "GET /livez (floor)": [("/livez", None)],
+        "GET /v1/jobs/{id}": [(f"/v1/jobs/{job}", mine) for mine, own in enumerate(ids) for job in own],
+        "GET /v1/jobs?limit=20": [("/v1/jobs?limit=20", mine) for mine in range(len(projects))],
+        "GET /v1/jobs (50)": [("/v1/jobs", mine) for mine in range(len(projects))],
+        "GET /v1/jobs?status=failed": [("/v1/jobs?status=failed", mine) for mine in range(len(projects))],
+    }
+    kinds["both, half and half"] = kinds["GET /v1/jobs/{id}"][:: len(ids)] + kinds["GET /v1/jobs?limit=20"] * 100
+    print(f"| {options.rate:.0f} requests a second asked for | answered a second | p50 | p99 | most | refused |")
+    print("|---|---|---|---|---|---|")
+    for name, targets in kinds.items():
+        keys = [project["key"] for project in projects]
+        latencies, refused, took_s = in_own_process(_look, url, targets, keys, options.rate, options.seconds)
+        cuts = statistics.quantiles(latencies, n=100)
+        shown = " | ".join(f"{1000 * value:.1f} ms" for value in (cuts[49], cuts[98], max(latencies)))
+        print(f"| {name} | {len(latencies) / took_s:.0f} | {shown} | {refused} |", flush=True)
+    print()
+
+
+async def _look(
+    url: str, targets: list[tuple[str, int | None]], keys: list[str], rate: float, seconds: float
+) -> tuple[list[float], int, float]:
+    choose, latencies, refused = random.Random(0), [], 0
+    limits = httpx.Limits(max_connections=400, max_keepalive_connections=400)
+
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+
+        async def ask(due: float) -> None:
+            nonlocal refused
+            path, mine = choose.choice(targets)
+            headers = {} if mine is None else {"Authorization": f"Bearer {keys[mine]}"}
+            answer = await client.get(path, headers=headers)
+            latencies.append(time.perf_counter() - due)
+            refused += answer.is_error
+
+        for _ in range(20):
+            await ask(time.perf_counter())
+        latencies.clear()
+        started = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(int(rate * seconds)):
+                due = started + number / rate
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                tasks.create_task(ask(due))
+        return latencies, refused, time.perf_counter() - started
+
+
+def claiming(database: Database, jobs: int) -> None:
+    """Supervisors that claim and end jobs without running any, against a bare change of one row by its key."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(SUPERVISORS) as pool:
+        pool.map(_nothing, [database.url] * SUPERVISORS)
+        rates = {}
+        for name, work in (("bare", _change_rows), ("claims", _claim_and_end)):
+            started = time.perf_counter()
+            done = sum(pool.starmap(work, [(database.url, jobs // SUPERVISORS // 2)] * SUPERVISORS))
+            rates[name] = done / (time.perf_counter() - started)
+    print(f"claim and end, {SUPERVISORS} supervisors, {PROJECTS} projects: {rates['claims']:.0f} jobs a second, two")
+    print(f"transactions each; bare UPDATE by key and commit: {rates['bare']:.0f} a second ", end="")
+    print(f"({2 * rates['claims'] / rates['bare']:.2f}x as many transactions)\n")
+
+
+def _nothing(url: str) -> None:
+    Database(url).dispose()
+
+
+def _change_rows(url: str, count: int) -> int:
+    database = Database(url)
+    with database.engine.connect() as connection:
+        ids = connection.execute(text("SELECT id FROM jobs ORDER BY random() LIMIT :count"), {"count": count}).scalars()
+        for job_id in ids.all():
+            connection.execute(text("UPDATE jobs SET fence = fence WHERE id = :id"), {"id": job_id})
+            connection.commit()
+    database.dispose()
+    return count
+
+
+def _claim_and_end(url: str, count: int) -> int:
+    database = Database(url)
+    done = 0
+    for _ in range(count):
+        with database.transaction() as session:
+            held = leases.claim_next(session, "compute", owner=f"own_{os.getpid()}", lease_s=30)
+        if held is None:
+            break
+        with database.transaction() as session:
+            leases.close(session, held, JobStatus.SUCCEEDED)
+        done += 1
+    database.dispose()
+    return done
+
+
+def analyze(database: Database) -> None:
+    """What autovacuum does by itself after a while."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+
+
+def plans(database: Database) -> None:
+    """How Postgres reads the tables in each statement that runs often."""
+    analyze(database)
+    seen: list[str] = []
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        with cursor.connection.cursor() as other:
+            other.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+            (found,) = other.fetchone()
+            reads = sorted(set(_reads(found[0]["Plan"])))
+            if reads:
+                seen.append(f"{', '.join(reads)} ({found[0]['Execution Time']:.2f} ms)")
+
+    with database.transaction() as session:
+        job = session.query(JobRow).filter_by(status="queued").limit(1).one()
+    own = {"max_attempts": 3}
+    steps = {
+        "claim": lambda session: leases.claim_next(session, "compute", owner="x", lease_s=1),
+        "get": lambda session: JobService(session, job.project_id, **own).get(job.id),
+        "list": lambda session: JobService(session, job.project_id, **own).list(before=None, limit=51),
+        "list failed": lambda session: JobService(session, job.project_id, **own).list(
+            before=None, limit=51, status=JobStatus.FAILED
+        ),
+        "picture of the queues": take_picture,
+        "reap": lambda _: reap(database),
+    }
+    print("| statement | reads |\n|---|---|")
+    for name, step in steps.items():
+        event.listen(database.engine, "before_cursor_execute", explain)
+        with database.transaction() as session:
+            step(session)
+            session.rollback()
+        event.remove(database.engine, "before_cursor_execute", explain)
+        for read in seen:
+            print(f"| {name} | {read} |")
+        seen.clear()
+
+
+def _reads(node: dict[str, Any]) -> Iterator[str]:
+    if re.search("Scan", node["Node Type"]) and "Relation Name" in node:
+        yield f"{node['Node Type']} of {node.get('Index Name', node['Relation Name'])}"
+    elif "Index Name" in node:
+        yield f"{node['Node Type']} of {node['Index Name']}"
+    for child in node.get("Plans", ()):
+        yield from _reads(child)
+
+
+if __name__ == "__main__":
+    main()
