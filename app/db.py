@@ -14,6 +14,7 @@ from app.json_object import JsonObject
 __all__ = ["Base", "Database", "JsonObject", "Timestamped"]
 
 _NOTICE_A_DEAD_PEER = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
+_NOTICE_A_STOPPED_PEER = {"options": "-c idle_in_transaction_session_timeout=5min"}
 
 
 class Base(DeclarativeBase):
@@ -43,7 +44,11 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self.engine: Engine = create_engine(
-            self._url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args=_NOTICE_A_DEAD_PEER
+            self._url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=40,
+            connect_args=_NOTICE_A_DEAD_PEER | _NOTICE_A_STOPPED_PEER,
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 

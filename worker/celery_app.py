@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from celery.signals import worker_shutting_down
+from celery.signals import worker_process_init, worker_shutting_down
 
 from app.artifacts.stores import make_store
 from app.celery_queue import TAKE_JOBS, make_celery
@@ -45,6 +45,11 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
         store = make_store(settings, database, patience_s=settings.lease_s)
         launch = WarmStart(settings.job_threads) if settings.warm_start else None
         return Supervisor(settings, database, store, draining, launch)
+
+    @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def get_ready(**_: Any) -> None:
+        """The first job finds everything warm."""
+        supervisor()
 
     @app.task(name=TAKE_JOBS)  # type: ignore[untyped-decorator]
     def take_jobs(queue: str, job_id: str) -> None:

@@ -88,7 +88,7 @@ class Deployment(Service):
         times = {"POLL_S": "0.5", "REPUBLISH_AFTER_S": "1", "LEASE_S": "3", "HEARTBEAT_S": "0.3", "JOB_THREADS": "1"}
         environment = os.environ | self.extra | {f"NEUSEMSLICE_{key}": value for key, value in times.items()}
         assert set(COMPOSE[name]["environment"]) == {"DATABASE_URL", "REDIS_URL", "NEUSEMSLICE_DATA_DIR"}
-        environment["NEUSEMSLICE_DATA_DIR"] = str(self.data_dir)
+        environment |= {"NEUSEMSLICE_DATA_DIR": str(self.data_dir), "NEUSEMSLICE_WARM_START": "false"}
         with (self.data_dir / "server.log").open("ab") as log:
             run = [sys.executable, "-m", "neusemslice_cli.main", *arguments]
             self.companions[name] = subprocess.Popen(run, env=environment, stdout=log, stderr=log)
@@ -169,9 +169,9 @@ def test_each_gpu_has_a_job_of_its_own_and_a_killed_worker_is_replaced(
     assert sorted(worker["device"] for worker in workers) == ["gpu:0", "gpu:1"]
     for worker in workers:
         assert worker["host"] == socket.gethostname()
-        (runner,) = psutil.Process(worker["pid"]).children()
         named = WHOLE.splitlines()[int(worker["device"][-1])]
-        assert f"(UUID: {runner.environ()['CUDA_VISIBLE_DEVICES']})" in named
+        for process in psutil.Process(worker["pid"]).children(recursive=True):
+            assert f"(UUID: {process.environ()['CUDA_VISIBLE_DEVICES']})" in named
     waiting = client.submit(long_job(deployment, client, network_file, long_dataset_file))
     assert client.get(waiting["links"]["self"])["queue"]["position"] == 1
     client.upload_dataset(dataset_file, {}, name="inspected while both GPUs are busy")

@@ -1,11 +1,13 @@
 """Whose turn it is, on a real Postgres."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import OperationalError
 
 from app.db import Database
 from app.ids import new_id
@@ -124,6 +126,21 @@ class TestLimit:
             assert claim_all(database) == free  # whether `limited` has room, only its own open claim knows
         assert claim_all(database) == [limited[1]]
 
+    def test_a_supervisor_that_is_stopped_amid_a_claim_loses_it(self, database: Database, queue_jobs: Queue) -> None:
+        jobs = queue_jobs("a", 2)
+
+        def claim_and_stop() -> None:
+            with database.transaction() as session:
+                assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == "5min"
+                assert leases.claim_next(session, "compute", owner="stopped", lease_s=30) is not None
+                session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))
+                time.sleep(1)
+                session.execute(text("SELECT 1"))
+
+        with pytest.raises(OperationalError):
+            claim_and_stop()
+        assert claim_all(database) == jobs
+
     def test_eight_supervisors_at_once_keep_it_and_leave_nothing(self, database: Database, queue_jobs: Queue) -> None:
         jobs = [*queue_jobs("limited", 12), *queue_jobs("free", 12)]
         limit(database, "limited", 2)
@@ -132,10 +149,11 @@ class TestLimit:
         def work() -> None:
             start.wait()
             idle = 0
-            while idle < 40:
+            while idle < 10:
                 held = claim_next(database)
                 if held is None:
                     idle += 1
+                    time.sleep(0.02)
                     continue
                 taken[held.job_id] += 1
                 with database.transaction() as session:
