@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from sqlalchemy import func, select, text, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from app.db import Database
 from app.ids import new_id
@@ -137,7 +137,7 @@ class TestLimit:
                 time.sleep(1)
                 session.execute(text("SELECT 1"))
 
-        with pytest.raises(OperationalError):
+        with pytest.raises(DBAPIError, match=r"idle-in-transaction|server closed"):
             claim_and_stop()
         assert claim_all(database) == jobs
 
