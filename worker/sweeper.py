@@ -27,8 +27,9 @@ def sweep(settings: Settings, database: Database) -> None:
         session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < func.clock_timestamp() - KEYS_KEPT))
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
-    for path in _older_than(settings.blob_dir / "incoming", UPLOAD_MAX_S):
-        path.unlink(missing_ok=True)
+    for folder in (settings.blob_dir, settings.cache_dir):
+        for path in _older_than(folder / "incoming", UPLOAD_MAX_S):
+            path.unlink(missing_ok=True)
 
 
 def _may_go_on() -> ColumnElement[bool]:

@@ -4,10 +4,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 
 from app.api.context import Context, RequestContext
-from app.api.downloads import blob_response
+from app.api.downloads import DOWNLOADED, Proxied, blob_response
 from app.api.problems import documented
 from app.api.schemas import ArtifactRead
 from app.artifacts.orm import ArtifactRow
@@ -31,11 +30,13 @@ def get_artifact(artifact_id: ArtifactId, context: Context) -> ArtifactRead:
     "/{artifact_id}/content",
     operation_id="download_artifact",
     response_class=Response,
-    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+    responses=DOWNLOADED | documented(HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
 )
-async def download_artifact(artifact_id: ArtifactId, request: Request, context: Context) -> Response:
+def download_artifact(
+    artifact_id: ArtifactId, request: Request, context: Context, proxied: Proxied = False
+) -> Response:
     """The file. Takes Range; the ETag is the SHA-256."""
-    row = await run_in_threadpool(_read, context, artifact_id)
+    row = _read(context, artifact_id)
     return blob_response(
         request,
         context,
@@ -43,6 +44,7 @@ async def download_artifact(artifact_id: ArtifactId, request: Request, context: 
         size_bytes=row.size_bytes,
         media_type=row.media_type,
         filename=row.name,
+        proxied=proxied,
     )
 
 

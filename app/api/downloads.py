@@ -5,8 +5,9 @@ They are sent to be saved, never shown: a page among them must not run on the AP
 
 import re
 from http import HTTPStatus
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -16,10 +17,40 @@ _NEVER_SHOWN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": 
 _ONE_RANGE = re.compile(r"bytes=(\d{1,18}-\d{0,18}|-\d{1,18})")
 
 
+Proxied = Annotated[
+    bool, Query(description="Where an object store has the file: send it through here, not by a redirect to the store.")
+]
+
+
+_BYTES: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+DOWNLOADED: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK.value: {"description": "The file.", "content": _BYTES},
+    HTTPStatus.PARTIAL_CONTENT.value: {"description": "The part that Range asked for.", "content": _BYTES},
+    HTTPStatus.TEMPORARY_REDIRECT.value: {"description": "The object store has it; the ETag is the SHA-256."},
+    HTTPStatus.NOT_MODIFIED.value: {"description": "You have it already."},
+}
+"""What downloads answer."""
+
+
+class BlobFile(FileResponse):
+    """A file in pieces that are worth a thread's change each."""
+
+    chunk_size = 1024 * 1024
+
+
 def blob_response(
-    request: Request, context: RequestContext, *, digest: str, size_bytes: int, media_type: str, filename: str
+    request: Request,
+    context: RequestContext,
+    *,
+    digest: str,
+    size_bytes: int,
+    media_type: str,
+    filename: str,
+    proxied: bool,
 ) -> Response:
-    """The bytes of a blob, or the part of them that `Range` asks for.
+    """The bytes of a blob, or the part of them that `Range` asks for; or where an object store has them.
+
+    Blocks while an object store is asked; not for the event loop.
 
     Raises:
         HTTPException: 416, the range lies outside the file.
@@ -28,9 +59,14 @@ def blob_response(
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if headers["ETag"] in known or "*" in known:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    store = context.services.store
+    url = None if proxied else store.download_url(digest, filename=filename, media_type=media_type)
+    if url is not None:
+        headers |= {"Location": url, "Cache-Control": "no-store"}
+        return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers=headers)
     _settle_range(request, size_bytes)
-    path = context.services.store.path(digest)
-    return FileResponse(
+    path = store.path(digest)
+    return BlobFile(
         path, media_type=media_type, filename=filename, headers=headers, content_disposition_type="attachment"
     )
 

@@ -7,10 +7,9 @@ from fastapi import APIRouter, Body, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, TypeAdapter
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
-from app.api.downloads import blob_response
+from app.api.downloads import DOWNLOADED, Proxied, blob_response
 from app.api.json_bodies import JsonRoute, or_json
 from app.api.problems import documented
 from app.api.schemas import ModelRead, Page, page
@@ -127,11 +126,12 @@ async def get_model(model_id: ModelId, context: Context, wait: WaitS = 0) -> Mod
     "/{model_id}/content",
     operation_id="download_model",
     response_class=Response,
-    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+    responses=DOWNLOADED
+    | documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
 )
-async def download_model(model_id: ModelId, request: Request, context: Context) -> Response:
+def download_model(model_id: ModelId, request: Request, context: Context, proxied: Proxied = False) -> Response:
     """The checkpoint: safetensors with the architecture inside, for `neusemslice.load_checkpoint`."""
-    row = await run_in_threadpool(_read_ready, context, model_id)
+    row = _read_ready(context, model_id)
     return blob_response(
         request,
         context,
@@ -139,6 +139,7 @@ async def download_model(model_id: ModelId, request: Request, context: Context) 
         size_bytes=row.size_bytes,
         media_type="application/octet-stream",
         filename=f"{row.id}.safetensors",
+        proxied=proxied,
     )
 
 

@@ -69,12 +69,13 @@ class LocalBlobStore:
     def __init__(self, root: Path, announce: Announce = lambda _: None) -> None:
         self._root = root.resolve()
         self._announce = announce
-        self._incoming = self._root / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True)
+        self.incoming = self._root / "incoming"
+        """Where files are written before they get their place."""
+        self.incoming.mkdir(parents=True, exist_ok=True)
 
     def put_stream(self, stream: BinaryIO, *, max_bytes: int) -> Blob:
         """See BlobStore."""
-        with received(stream, self._incoming, max_bytes=max_bytes) as (temporary, blob):
+        with received(stream, self.incoming, max_bytes=max_bytes) as (temporary, blob):
             self.adopt(temporary, blob)
         return blob
 

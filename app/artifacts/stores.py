@@ -13,4 +13,10 @@ def make_store(settings: Settings, database: Database, *, patience_s: float = 0.
         InvalidInputError: the settings name none that there is.
     """
     announce = BlobRegister(database, patience_s=patience_s)
-    return LocalBlobStore(settings.blob_dir, announce)
+    if settings.store_url is None:
+        return LocalBlobStore(settings.blob_dir, announce)
+    from app.artifacts.cache import BlobCache
+    from app.artifacts.s3 import S3BlobStore, S3Location  # boto3 takes a while to import
+
+    location = S3Location.parse(settings.store_url, settings.store_endpoint_url)
+    return S3BlobStore(location, BlobCache(settings.cache_dir, max_bytes=settings.store_cache_bytes), announce)
