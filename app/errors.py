@@ -3,13 +3,15 @@
 ServiceError
 ├── NotFoundError          no such object in this project
 ├── ConflictError          the object's state does not allow this
-│   └── NotReadyError      it will, once its inspection has finished
+│   ├── NotReadyError      it will, once its inspection has finished
+│   └── QuotaError         the project has as much of it as it may have
 ├── GoneError              it was there, and its time is over
 ├── InvalidInputError      well-formed, but it makes no sense; points at the fields
 │   ├── KeyReusedError     an Idempotency-Key came back with another request
 │   └── DigestMismatchError  the bytes are not those that their SHA-256 promised
 ├── AuthenticationError    no API key, or not a valid one
 ├── ForbiddenError         a valid API key without the needed scope
+├── RateLimitedError       more requests than the project may send
 ├── TooLargeError          more bytes than the limit
 └── StorageFullError       no room for more bytes now
 """
@@ -30,6 +32,8 @@ class ServiceError(Exception):
 
     code = "service_error"
     retryable = False
+    retry_after_s = 1.0
+    """When it can, at the earliest."""
 
     def __init__(self, message: str, *, hint: str = "", code: str | None = None) -> None:
         super().__init__(message)
@@ -55,6 +59,15 @@ class NotReadyError(ConflictError):
 
     code = "not_ready"
     retryable = True
+
+
+class QuotaError(ConflictError):
+    """The project has as much of something as it may have. `retry_after_s` is given if waiting can help."""
+
+    def __init__(self, message: str, *, hint: str, code: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.retryable = retry_after_s is not None
+        self.retry_after_s = retry_after_s or self.retry_after_s
 
 
 class GoneError(ServiceError):
@@ -95,6 +108,17 @@ class ForbiddenError(ServiceError):
     """The API key lacks a scope."""
 
     code = "forbidden"
+
+
+class RateLimitedError(ServiceError):
+    """More requests than the project may send."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str, retry_after_s: float) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class TooLargeError(ServiceError):

@@ -7,7 +7,18 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 
-from app.api import artifacts, datasets, health, jobs, models, upload_parts, uploads_in_parts
+from app.api import (
+    artifacts,
+    audit,
+    datasets,
+    health,
+    jobs,
+    keys,
+    models,
+    project,
+    upload_parts,
+    uploads_in_parts,
+)
 from app.api.changes import ChangeListener
 from app.api.completions import Completions
 from app.api.middleware import Authenticate, DeclaredSize, RequestId
@@ -24,6 +35,7 @@ COMMON_ANSWERS = documented(
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
     HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
@@ -66,6 +78,9 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         (artifacts.router, settings.max_json_bytes),
         (uploads_in_parts.router, settings.max_json_bytes),
         (upload_parts.router, settings.max_body_bytes),
+        (keys.router, settings.max_json_bytes),
+        (project.router, settings.max_json_bytes),
+        (audit.router, settings.max_json_bytes),
     ):
         app.include_router(router, max_body_size=max_body_bytes, responses=COMMON_ANSWERS)
     app.include_router(health.router)

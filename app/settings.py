@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     keyless: bool = False
     """Serve without API keys, as the default project. Refused unless the host is loopback."""
+    key_cache_s: NonNegativeFloat = 5.0
+    """How long an API process may go on with what it knows of a key: within this time it notices that one was revoked
+    elsewhere, and that a project's request limit has changed."""
 
     max_body_bytes: PositiveInt = 2 * GIB
     """Largest request body: a model or a dataset."""

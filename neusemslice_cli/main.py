@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 
 from app.errors import ServiceError
-from app.settings import Settings
 from neusemslice.errors import NeuSemSliceError
-from neusemslice_cli import comparing, files, incrementing, readapting
+from neusemslice_cli import audit, comparing, files, incrementing, keys, projects, readapting
+from neusemslice_cli.options import DataDir
+from neusemslice_cli.options import make_settings as _settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-keys = typer.Typer(no_args_is_help=True, help="API keys of the service.")
-app.add_typer(keys, name="keys")
+app.add_typer(keys.app, name="keys")
+app.add_typer(projects.app, name="projects")
+app.command("audit")(audit.show_audit)
 app.command("slice")(files.slice_files)
 app.command("restructure")(files.restructure_files)
 app.command("evaluate")(files.evaluate_files)
@@ -23,7 +25,6 @@ app.command("readapt")(readapting.readapt_files)
 app.command("increment")(incrementing.increment_files)
 app.command("compare")(comparing.compare_files)
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of stored bytes and the embedded Postgres.")]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="End when this process ends.")]
 
 
@@ -130,48 +131,6 @@ def gc(
     )
 
 
-@keys.command("create")
-def create_key(
-    project: Annotated[str, typer.Option(help="Project the key opens; made if there is none.")] = "default",
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
-    *,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Without the scope `write`.")] = False,
-    valid_days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key and print it. It cannot be shown again."""
-    from app.projects import keys as api_keys
-    from neusemslice_cli import processes
-
-    scopes: list[api_keys.Scope] = ["read"] if read_only else ["read", "write"]
-    with processes.migrated_database(_settings(data_dir)) as database, database.transaction() as session:
-        key = api_keys.create_key(session, project=project, name=name, scopes=scopes, valid_days=valid_days)
-    typer.echo(key)
-
-
-@keys.command("list")
-def list_keys(data_dir: DataDir = None) -> None:
-    """Every key: id, project, scopes, name, state."""
-    from app.projects import keys as api_keys
-    from neusemslice_cli import processes
-
-    with processes.migrated_database(_settings(data_dir)) as database, database.transaction() as session:
-        for row, project in api_keys.list_keys(session):
-            state = "revoked" if row.revoked_at else f"until {row.expires_at}" if row.expires_at else "valid"
-            typer.echo(f"{row.id}  {project}  {','.join(row.scopes)}  {state}  {row.name}")
-
-
-@keys.command("revoke")
-def revoke_key(key_id: str, data_dir: DataDir = None) -> None:
-    """Make a key useless from now on."""
-    from app.projects import keys as api_keys
-    from neusemslice_cli import processes
-
-    with processes.migrated_database(_settings(data_dir)) as database, database.transaction() as session:
-        api_keys.revoke_key(session, key_id)
-    typer.echo(f"{key_id} is revoked.")
-
-
 def main() -> None:
     """Run the command line; expected errors become one line and exit code 1."""
     try:
@@ -183,11 +142,6 @@ def main() -> None:
     except OSError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-
-
-def _settings(data_dir: Path | None, **values: object) -> Settings:
-    given = {name: value for name, value in {"data_dir": data_dir, **values}.items() if value is not None}
-    return Settings(**given)  # type: ignore[arg-type]
 
 
 def _end_with(parent: int | None) -> None:

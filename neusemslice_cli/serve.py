@@ -11,7 +11,8 @@ from app.db import Database
 from app.errors import InvalidInputError
 from app.logging import configure_logging
 from app.main import create_app
-from app.projects.keys import DEFAULT_PROJECT, create_key, list_keys
+from app.projects.audit import act_as, command_line_actor
+from app.projects.keys import DEFAULT_PROJECT, SCOPES, create_key, list_keys
 from app.settings import Settings
 from neusemslice_cli.companions import Companion, keep_running
 from neusemslice_cli.processes import migrated_database
@@ -53,7 +54,8 @@ def show_first_key(settings: Settings, database: Database) -> None:
     with database.transaction() as session:
         if settings.keyless or list_keys(session):
             return
-        key = create_key(session, project=DEFAULT_PROJECT, name="made at first start")
+        act_as(session, command_line_actor())
+        key = create_key(session, project=DEFAULT_PROJECT, name="made at first start", scopes=SCOPES)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,12 +15,14 @@ from pydantic import StringConstraints
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from app.api.access import actor_of
 from app.api.services import Services
 from app.artifacts.catalog import Catalog
 from app.artifacts.uploads import Uploads
 from app.jobs.idempotency import recall, remember
 from app.jobs.queue import relay_outbox
 from app.jobs.service import JobService
+from app.projects.audit import SERVICE, Actor, act_as
 from app.projects.keys import Principal
 from app.settings import Settings
 
@@ -45,6 +47,8 @@ class Answer:
     status: int
     body: Any
     location: str | None = None
+    kept_body: Any = None
+    """What a repetition is shown instead; without secrets, since it is stored."""
 
     def to_response(self, *, replayed: bool = False) -> JSONResponse:
         """The HTTP form."""
@@ -62,15 +66,19 @@ class RequestContext:
     principal: Principal
     target: str
     idempotency_key: str | None
+    actor: Actor = SERVICE
 
     @property
     def settings(self) -> Settings:
         """The service's settings."""
         return self.services.settings
 
-    def transaction(self) -> AbstractContextManager[Session]:
-        """A session that commits at the end of the block."""
-        return self.services.database.transaction()
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that commits at the end of the block, with what the caller changes under the caller's name."""
+        with self.services.database.transaction() as session:
+            act_as(session, self.actor)
+            yield session
 
     def catalog(self, session: Session) -> Catalog:
         """The project's models, datasets and artifacts."""
@@ -98,7 +106,8 @@ class RequestContext:
                     return Answer(**earlier).to_response(replayed=True)
             answer = action(session)
             if key is not None:
-                kept = {"status": answer.status, "body": answer.body, "location": answer.location}
+                body = answer.body if answer.kept_body is None else answer.kept_body
+                kept = {"status": answer.status, "body": body, "location": answer.location}
                 remember(session, project_id, key, kept)
         try:
             relay_outbox(self.services.database, self.services.queue)
@@ -126,7 +135,8 @@ def get_context(
     idempotency_key: IdempotencyKey = None,
 ) -> RequestContext:
     """The context of this request."""
-    return RequestContext(services, principal, f"{request.method} {request.url.path}", idempotency_key)
+    target, actor = f"{request.method} {request.url.path}", actor_of(request, principal)
+    return RequestContext(services, principal, target, idempotency_key, actor)
 
 
 Context = Annotated[RequestContext, Depends(get_context)]

@@ -4,16 +4,18 @@ import time
 from http import HTTPStatus
 
 import structlog
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.access import find_principal
+from app.api.access import identify
 from app.api.problems import failure_problem, problem_response, service_problem
+from app.api.request_rates import too_many
+from app.api.services import Services
 from app.errors import ServiceError
 from app.ids import new_id
 from app.jobs.problems import problem
+from app.projects.keys import Principal
 
 log = structlog.get_logger(__name__)
 
@@ -80,18 +82,40 @@ class DeclaredSize:
 
 
 class Authenticate:
-    """Finds out who is asking before any of the body is read: strangers cannot make the server take anything in."""
+    """Finds out who is asking, and whether they may ask now, before any of the body is read: strangers cannot make the
+    server take anything in.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            request = Request(scope)
-            try:
-                scope["state"]["principal"] = await run_in_threadpool(find_principal, request)
-            except ServiceError as error:
-                await service_problem(request, error)(scope, receive, send)
-                return
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        services: Services = request.app.state.services
+        try:
+            principal = await identify(request)
+        except ServiceError as error:
+            await service_problem(request, error)(scope, receive, send)
+            return
+        allowance = await services.rates.admit(services.database, principal)
+        if allowance is None:
+            await self._pass_on(principal, scope, receive, send)
+            return
+
+        async def send_with_limit(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(allowance.headers())
+            await send(message)
+
+        if allowance.admitted:
+            await self._pass_on(principal, scope, receive, send_with_limit)
+        else:
+            await service_problem(request, too_many(allowance))(scope, receive, send_with_limit)
+
+    async def _pass_on(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["principal"] = principal
         await self._app(scope, receive, send)

@@ -1,5 +1,6 @@
 """Every error leaves as application/problem+json (RFC 9457). Here, and only here, errors get status codes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +22,7 @@ from app.errors import (
     GoneError,
     InvalidInputError,
     NotFoundError,
+    RateLimitedError,
     ServiceError,
     StorageFullError,
     TooLargeError,
@@ -43,6 +45,7 @@ STATUS_OF: dict[type[ServiceError], HTTPStatus] = {
     InvalidInputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     AuthenticationError: HTTPStatus.UNAUTHORIZED,
     ForbiddenError: HTTPStatus.FORBIDDEN,
+    RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
 }
@@ -111,7 +114,7 @@ def service_problem(request: Request, error: ServiceError) -> JSONResponse:
     body = problem(error.code, error.message, hint=error.hint, retryable=error.retryable, title=status.phrase)
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
     if error.retryable:
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     errors = error.errors if isinstance(error, InvalidInputError) else []
     return problem_response(request, status, body, errors=errors, headers=headers)
 

@@ -1,9 +1,12 @@
 """What the API is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.api.changes import ChangeListener
 from app.api.completions import Completions
+from app.api.failed_authentications import FailedAuthentications
+from app.api.key_cache import KeyCache
+from app.api.request_rates import RequestRates
 from app.artifacts.staging import Staging
 from app.artifacts.store import BlobStore
 from app.db import Database
@@ -24,3 +27,6 @@ class Services:
     outlook: Outlook
     staging: Staging
     completions: Completions
+    keys: KeyCache = field(default_factory=KeyCache)
+    rates: RequestRates = field(default_factory=RequestRates)
+    failed_authentications: FailedAuthentications = field(default_factory=FailedAuthentications)

@@ -9,10 +9,12 @@ from sqlalchemy import func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.artifacts.orm import ArtifactRow, AssetColumns, AssetStatus, DatasetRow, ModelRow
+from app.artifacts.storage_quota import check_storage
 from app.artifacts.store import Blob
 from app.db import JsonObject
 from app.errors import ConflictError, NotFoundError, NotReadyError
 from app.ids import new_id
+from app.projects.audit import record
 
 AssetT = TypeVar("AssetT", ModelRow, DatasetRow)
 
@@ -37,7 +39,12 @@ class Catalog:
         self._project_id = project_id
 
     def add(self, kind: type[AssetT], asset: NewAsset, source: Blob) -> AssetT:
-        """Register an upload, still to be inspected."""
+        """Register an upload, still to be inspected.
+
+        Raises:
+            QuotaError: the project may not store so much.
+        """
+        check_storage(self._session, self._project_id, adding=source.size_bytes, digest=source.digest)
         row = kind(
             id=new_id(_PREFIXES[kind]),
             project_id=self._project_id,
@@ -49,6 +56,7 @@ class Catalog:
         )
         self._session.add(row)
         self._session.flush()
+        record(self._session, self._project_id, f"{_NOUNS[kind]}.create", row.id, name=row.name, sha256=source.digest)
         return row
 
     def get(self, kind: type[AssetT], asset_id: str) -> AssetT:
@@ -95,10 +103,12 @@ class Catalog:
     def delete(self, kind: type[AssetT], asset_id: str) -> None:
         """Take a model or dataset out of sight; results computed from it stay."""
         self.get(kind, asset_id).deleted_at = self._now()
+        record(self._session, self._project_id, f"{_NOUNS[kind]}.delete", asset_id)
 
     def delete_artifact(self, artifact_id: str) -> None:
         """Take an artifact out of sight; jobs that have it already go on."""
         self.artifact(artifact_id).deleted_at = self._now()
+        record(self._session, self._project_id, "artifact.delete", artifact_id)
 
     def line_of(self, model_id: str) -> Sequence[ModelRow]:
         """A model, the one it was made from, and so on up to the upload; also those that were deleted."""

@@ -10,10 +10,12 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.blobs import renew
 from app.artifacts.orm import UploadPartRow, UploadRow, UploadStatus
+from app.artifacts.storage_quota import check_storage
 from app.artifacts.store import Blob
 from app.artifacts.usage import holds
 from app.errors import ConflictError, DigestMismatchError, FieldError, GoneError, InvalidInputError, NotFoundError
 from app.ids import new_id
+from app.projects.audit import record
 
 PARTS_MAX = 10_000
 _NAMED = 10
@@ -47,7 +49,12 @@ class Uploads:
         self._ttl = timedelta(seconds=ttl_s)
 
     def start(self, new: NewUpload, *, part_bytes: int) -> UploadRow:
-        """Begin an upload. One of bytes that the project has already is complete at once."""
+        """Begin an upload. One of bytes that the project has already is complete at once.
+
+        Raises:
+            QuotaError: the project may not store so much.
+        """
+        check_storage(self._session, self._project_id, adding=new.size_bytes, digest=new.sha256)
         upload = UploadRow(
             id=new_id("upl"),
             project_id=self._project_id,
@@ -63,6 +70,7 @@ class Uploads:
         self._session.add(upload)
         self._session.flush()
         self._session.refresh(upload)
+        record(self._session, self._project_id, "upload.create", upload.id, size_bytes=new.size_bytes)
         return upload
 
     def get(self, upload_id: str, *, for_update: bool = False) -> UploadRow:
@@ -162,6 +170,7 @@ class Uploads:
             raise not_as_declared(upload.sha256 or "", upload.digest)
         upload.status = UploadStatus.COMPLETING.value
         self._session.flush()
+        record(self._session, self._project_id, "upload.complete", upload_id)
         return upload
 
     def take(self, upload_id: str) -> tuple[UploadRow, Blob]:
@@ -186,6 +195,7 @@ class Uploads:
     def delete(self, upload_id: str) -> None:
         """Give an upload up; what was made of it stays."""
         self._session.delete(self.get(upload_id, for_update=True))
+        record(self._session, self._project_id, "upload.delete", upload_id)
 
     def _open(self, upload_id: str, *, for_update: bool = False) -> UploadRow:
         upload = self.get(upload_id, for_update=for_update)

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.catalog import Catalog
 from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
+from app.artifacts.storage_quota import check_storage
 from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
 from app.jobs.events import STATUS, add_event, announce
@@ -15,8 +16,10 @@ from app.jobs.fit import Named, StoredFile, check_fit
 from app.jobs.leases import back_to_queue, ending
 from app.jobs.orm import JobRow
 from app.jobs.queue import enqueue
+from app.jobs.queue_quota import check_queue
 from app.jobs.specs import JOB_KINDS, ClientSpec, InspectionSpec, queue_of
 from app.jobs.status import JobStatus
+from app.projects.audit import record
 
 
 class JobService:
@@ -35,9 +38,14 @@ class JobService:
             NotFoundError: the model, dataset or slice is not in this project.
             ConflictError: the model or dataset is not ready, or was rejected.
             InvalidInputError: model, dataset and slice do not belong together.
+            QuotaError: the project may have no more jobs waiting, or stores too much already.
         """
         check_fit(spec, self._find_named(spec))
-        return self._add(spec)
+        check_queue(self._session, self._project_id)
+        check_storage(self._session, self._project_id, adding=1)
+        job = self._add(spec)
+        record(self._session, self._project_id, "job.create", job.id, kind=job.kind)
+        return job
 
     def inspect(self, spec: InspectionSpec) -> JobRow:
         """Queue the inspection of an upload."""
@@ -90,9 +98,11 @@ class JobService:
         if job.status == JobStatus.QUEUED:
             self._set(job, **ending(JobStatus.CANCELLED))
             add_event(self._session, job.id, STATUS, {"status": JobStatus.CANCELLED.value, "attempt": job.attempt})
+            record(self._session, self._project_id, "job.cancel", job.id)
         elif job.status == JobStatus.RUNNING and not job.cancel_requested:
             self._set(job, cancel_requested=True)
             add_event(self._session, job.id, "cancel_requested", {})
+            record(self._session, self._project_id, "job.cancel", job.id)
         self._session.refresh(job)
         return job
 
@@ -101,6 +111,7 @@ class JobService:
 
         Raises:
             ConflictError: it is still under way, or it has succeeded.
+            QuotaError: the project may have no more jobs waiting.
         """
         job = self._find(job_id, for_update=True)
         if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
@@ -108,10 +119,12 @@ class JobService:
                 f"The job {job_id} is {job.status}; only failed and cancelled jobs can be retried.",
                 hint="Submit a new job to run it once more.",
             )
+        check_queue(self._session, self._project_id)
         fresh = {"error": None, "finished_at": None, "cancel_requested": False}
         self._set(job, **back_to_queue(), **fresh, attempt_limit=job.attempt + self._max_attempts)
         add_event(self._session, job.id, STATUS, {"status": JobStatus.QUEUED.value, "reason": "retried"})
         enqueue(self._session, job)
+        record(self._session, self._project_id, "job.retry", job.id)
         self._session.refresh(job)
         return job
 

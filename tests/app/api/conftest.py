@@ -16,7 +16,7 @@ from app.artifacts.store import LocalBlobStore
 from app.db import Database
 from app.ids import new_id
 from app.main import create_app
-from app.projects.keys import authenticate, create_key
+from app.projects.keys import SCOPES, authenticate, create_key
 from app.settings import Settings
 
 FACTS = {"input_shape": [1, 8, 8], "categories": 10}
@@ -78,6 +78,20 @@ def api(server: Api) -> Api:
 def client(api: Api) -> Iterator[httpx.Client]:
     """A client with a valid key."""
     with api.client() as client:
+        yield client
+
+
+@pytest.fixture
+def admin_key(api: Api) -> str:
+    """A key of the same project with every scope."""
+    with api.database.transaction() as session:
+        return create_key(session, project=api.project_name, name="admin", scopes=SCOPES)
+
+
+@pytest.fixture
+def admin(api: Api, admin_key: str) -> Iterator[httpx.Client]:
+    """A client with that key."""
+    with api.client(admin_key) as client:
         yield client
 
 

@@ -8,6 +8,7 @@ OPERATIONS = {
     "cancel_job",
     "create_dataset",
     "create_job",
+    "create_key",
     "create_model",
     "delete_dataset",
     "delete_model",
@@ -17,10 +18,13 @@ OPERATIONS = {
     "get_dataset",
     "get_job",
     "get_model",
+    "get_project",
+    "list_audit",
     "list_datasets",
     "list_job_artifacts",
     "list_job_events",
     "list_jobs",
+    "list_keys",
     "list_models",
     "livez",
     "readyz",
@@ -31,6 +35,8 @@ OPERATIONS = {
     "delete_upload",
     "get_upload",
     "put_upload_part",
+    "revoke_key",
+    "rotate_key",
 }
 
 
@@ -55,7 +61,7 @@ def test_operations_are_named_and_their_errors_are_problems(api: Api) -> None:
 def test_every_post_takes_an_idempotency_key(api: Api) -> None:
     document = httpx.get(f"{api.url}/openapi.json").json()
     posts = [methods["post"] for methods in document["paths"].values() if "post" in methods]
-    assert len(posts) == 7
+    assert len(posts) == 9
     for operation in posts:
         assert "Idempotency-Key" in [parameter["name"] for parameter in operation["parameters"]]
 
