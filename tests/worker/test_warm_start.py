@@ -13,9 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 from structlog.testing import capture_logs
 
 from worker.child import Child
+from worker.order import LOG, ORDER, OUTCOME, Limits, Order, Outcome
 from worker.warm_start import WarmStart
 
 ODD = (sys.executable, str(Path(__file__).with_name("odd_jobs.py")))
@@ -170,15 +173,35 @@ def test_an_unfit_zygote_is_not_used_and_the_log_says_why() -> None:
     assert [entry["reason"] for entry in logs if entry["event"] == "zygote.unfit"] == ["it has 3 threads"]
 
 
-def test_everything_that_jobs_import_leaves_the_zygote_fit() -> None:
-    code = "from worker.zygote import *\npreload()\ncheck_fitness()\nassert 'sqlalchemy' not in sys.modules"
-    environment = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-I", "-c", code], env=environment, check=True)
+def test_a_model_is_inspected_in_a_process_that_was_forked_with_torch_loaded(tmp_path: Path) -> None:
+    """The real zygote with everything that jobs import, and a real order; torch computes with two threads."""
+    root = tmp_path / "attempt-1"
+    for folder in ("inputs", "outputs", "tmp", "checkpoints"):
+        (root / folder).mkdir(parents=True)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    save_file(network.state_dict(), root / "inputs" / "weights")
+    order = Order(
+        spec={"kind": "inspect_model", "model_id": "mdl_" + "0" * 26},
+        files={"weights": "inputs/weights"},
+        values={"architecture": {"builder": "mlp", "kwargs": {"sizes": [4, 5, 3]}, "input_shape": [4]}},
+        limits=Limits(memory_bytes=2**40, file_bytes=2**30, threads=2, sandbox="required"),
+    )
+    (root / ORDER).write_text(order.model_dump_json())
+    with WarmStart(2) as warm:
+        assert warm.wait_until_ready(120)
+        child = Child.start(root, threads=2, launch=warm)
+        assert psutil.Process(child.pid).ppid() != os.getpid()
+        assert ended(child) == 0
+        child.kill()
+    outcome = Outcome.model_validate_json((root / OUTCOME).read_bytes())
+    assert outcome.error is None, (root / LOG).read_text()
+    assert [file.name for file in outcome.outputs] == ["model.safetensors"]
 
 
 def test_the_zygote_ends_with_its_supervisor(tmp_path: Path) -> None:
     code = """
 import sys, time
+from worker.order import LOG, ORDER, OUTCOME, Limits, Order, Outcome
 from worker.warm_start import WarmStart
 warm = WarmStart(1, sys.argv[1:])
 assert warm.wait_until_ready(60)
