@@ -138,7 +138,7 @@ def attempts(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 def await_job(client: Client, job: dict[str, Any], done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The job once it is as it should become."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 180
     while not done(job):
         assert time.monotonic() < deadline, job
         job = client.get(job["links"]["self"], wait=2, after=job["last_event"])
@@ -164,7 +164,7 @@ def test_each_gpu_has_a_job_of_its_own_and_a_killed_worker_is_replaced(
     deployment: Deployment, client: Client, network_file: Path, dataset_file: Path, long_dataset_file: Path
 ) -> None:
     jobs = [client.submit(long_job(deployment, client, network_file, long_dataset_file)) for _ in range(2)]
-    jobs = [run_until(client, job, 0.001) for job in jobs]
+    jobs = [run_until(client, job, 0.001, timeout_s=180) for job in jobs]
     workers = [attempts(job)[-1]["worker"] for job in jobs]
     assert sorted(worker["device"] for worker in workers) == ["gpu:0", "gpu:1"]
     for worker in workers:
@@ -188,7 +188,7 @@ def test_each_gpu_has_a_job_of_its_own_and_a_killed_worker_is_replaced(
         assert attempts(again)[-1]["worker"]["pid"] != workers[0]["pid"]
         cancel(http, jobs)
     for job in jobs:
-        assert client.wait(job, timeout_s=120)["status"] == "cancelled"
+        assert client.wait(job, timeout_s=180)["status"] == "cancelled"
 
 
 def test_redis_killed_while_jobs_wait_and_back_without_any_loses_none(
@@ -217,7 +217,7 @@ def test_redis_killed_while_jobs_wait_and_back_without_any_loses_none(
     deployment.broker.start()
     with deployment.broker.client() as broker:
         assert broker.dbsize() == 0 or broker.llen("inspect") < len(waiting)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 180
     for dataset_id in waiting:
         while (dataset := client.get(f"/v1/datasets/{dataset_id}", wait=5))["status"] == "processing":
             assert time.monotonic() < deadline, deployment.log[-5000:]
@@ -242,7 +242,7 @@ def test_a_flushed_redis_and_a_worker_that_is_stopped_lose_nothing(
         broker.flushall()
     for process in workers:
         process.resume()
-    job = run_until(client, job, 0.001)
+    job = run_until(client, job, 0.001, timeout_s=180)
     started = time.monotonic()
     deployment.companions["worker"].terminate()
     job = await_job(client, job, lambda job: job["status"] != "running")
@@ -251,16 +251,16 @@ def test_a_flushed_redis_and_a_worker_that_is_stopped_lose_nothing(
     assert deployment.companions["worker"].wait(60) == 0
     assert not any(process.is_running() for process in workers)
     deployment.start_companion("worker")
-    job = run_until(client, job, 0.001)
+    job = run_until(client, job, 0.001, timeout_s=180)
     assert [event["data"].get("reason") for event in job["transitions"]][2] == "worker_stopped"
     with deployment.http() as http:
         cancel(http, [job])
-    assert client.wait(job, timeout_s=120)["status"] == "cancelled"
+    assert client.wait(job, timeout_s=180)["status"] == "cancelled"
 
 
 def test_a_job_goes_through(deployment: Deployment, client: Client, network_file: Path, dataset_file: Path) -> None:
     both = upload(client, network_file, dataset_file)
-    job = client.wait(client.submit({"kind": "slice", **both, "priority": "high"}), timeout_s=120)
+    job = client.wait(client.submit({"kind": "slice", **both, "priority": "high"}), timeout_s=180)
     assert job["status"] == "succeeded", job["error"]
     assert (job["priority"], job["queue"]) == ("high", None)
     assert [event["data"]["status"] for event in job["transitions"]] == ["queued", "running", "succeeded"]
