@@ -9,8 +9,14 @@ from typing import Any, Self
 
 import httpx
 
+from neusemslice_cli.sending import OnProgress, Sending
+
 Json = dict[str, Any]
 OnJob = Callable[[Json], None]
+
+FORM_MAX_BYTES = 64 * 1024 * 1024
+"""Larger files go in parts."""
+PIECE_BYTES = 1024 * 1024
 
 
 class ServiceAnswerError(Exception):
@@ -19,6 +25,14 @@ class ServiceAnswerError(Exception):
     def __init__(self, problem: Json) -> None:
         super().__init__(f"{problem.get('status')} {problem.get('code')}: {problem.get('detail')}")
         self.problem = problem
+
+
+class UploadInterruptedError(Exception):
+    """The connection was lost; `upload_id` goes on from what has arrived."""
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"the upload {upload_id} was interrupted; what has arrived need not be sent again")
+        self.upload_id = upload_id
 
 
 class Client:
@@ -35,6 +49,24 @@ class Client:
         """Close the connections."""
         self._http.close()
 
+    def upload_file(
+        self, file: Path, *, name: str = "", upload_id: str | None = None, on_progress: OnProgress = lambda *_: None
+    ) -> Json:
+        """Send a file in parts; with `upload_id`, only those that an interrupted upload of the file still lacks.
+
+        Raises:
+            UploadInterruptedError: the service cannot be reached any more; names the upload.
+        """
+        if upload_id is None:
+            body = {"size_bytes": file.stat().st_size, "name": name or file.name}
+            upload = _checked(self._http.post("/v1/uploads", json=body))
+        else:
+            upload = self.get(f"/v1/uploads/{upload_id}")
+        try:
+            return Sending(self._http, _check, file, upload, on_progress).run()
+        except httpx.TransportError as error:
+            raise UploadInterruptedError(upload["id"]) from error
+
     def upload_model(self, weights: Path, architecture: Json, *, name: str) -> Json:
         """Upload a network and wait until it has been inspected."""
         return self._upload("models", weights, architecture, name)
@@ -47,6 +79,10 @@ class Client:
         """Queue a job."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return _checked(self._http.post("/v1/jobs", json=job, headers=headers))
+
+    def post(self, path: str, body: Json) -> Json:
+        """Make something."""
+        return _checked(self._http.post(path, json=body))
 
     def get(self, path: str, **parameters: Any) -> Json:
         """Any resource."""
@@ -66,21 +102,26 @@ class Client:
     def download(self, path: str, destination: Path) -> Path:
         """A file, checked against its ETag (the SHA-256)."""
         sha256 = hashlib.sha256()
-        with self._http.stream("GET", path) as response, destination.open("wb") as file:
+        with self._http.stream("GET", path, follow_redirects=True) as response, destination.open("wb") as file:
             if response.is_error:
                 response.read()
             _check(response)
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw(PIECE_BYTES):
                 sha256.update(chunk)
                 file.write(chunk)
-        if response.headers["etag"] != f'"{sha256.hexdigest()}"':
+        first = response.history[0] if response.history else response  # an object store has ETags of its own
+        if first.headers["etag"] != f'"{sha256.hexdigest()}"':
             raise OSError(f"{destination} arrived damaged: its SHA-256 is not the ETag")
         return destination
 
     def _upload(self, collection: str, file: Path, spec: Json, name: str) -> Json:
-        with file.open("rb") as stream:
-            form = {"spec": json.dumps(spec), "name": name}
-            asset = _checked(self._http.post(f"/v1/{collection}", data=form, files={"file": (file.name, stream)}))
+        if file.stat().st_size > FORM_MAX_BYTES:
+            made_of = {"upload": self.upload_file(file, name=name)["id"], "spec": spec, "name": name}
+            asset = _checked(self._http.post(f"/v1/{collection}", json=made_of))
+        else:
+            with file.open("rb") as stream:
+                form = {"spec": json.dumps(spec), "name": name}
+                asset = _checked(self._http.post(f"/v1/{collection}", data=form, files={"file": (file.name, stream)}))
         while asset["status"] == "processing":
             asset = self.get(asset["links"]["self"], wait=20)
         if asset["status"] == "rejected":

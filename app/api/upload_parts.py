@@ -65,6 +65,7 @@ async def put_upload_part(
                 await receive(request.stream(), part, writer)
                 if writer.digest != sha256:
                     raise _damaged(part, sha256, writer.digest)
+                await run_in_threadpool(writer.sync)
                 return await run_in_threadpool(_keep, context, upload_id, part, sha256)
     except TimeoutError as error:
         detail = f"Nothing came for {SILENCE_S:.0f} s; the part was not taken. Send it again."

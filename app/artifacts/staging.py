@@ -50,6 +50,10 @@ class PartWriter:
         """The SHA-256 of what was written."""
         return self._sha256.hexdigest()
 
+    def sync(self) -> None:
+        """See that the bytes are on the disk."""
+        os.fdatasync(self._file)
+
 
 class StagedFile:
     """A whole upload, while nobody writes into it."""

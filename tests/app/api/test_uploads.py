@@ -337,7 +337,7 @@ class TestAfterACrash:
 
     def test_after_which_the_disk_lost_a_part(self, api: Api, client: httpx.Client) -> None:
         content = b"torn page" * 3000
-        upload = sent(client, content)
+        upload = sent(client, content, sha256=sha256(content))
         with Staging(api.settings.upload_dir).path(upload["id"]).open("r+b") as file:
             file.seek(PART + 10)
             file.write(bytes(50))

@@ -1,0 +1,106 @@
+"""A file sent in parts, several at once; what the service has already is not sent again."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import httpx
+
+Json = dict[str, Any]
+OnProgress = Callable[[int, int], None]
+"""Told the bytes that the service has, and the file's size."""
+Check = Callable[[httpx.Response], None]
+
+PARTS_AT_ONCE = 4
+TRIES = 6
+_PIECE = 1024 * 1024
+
+
+class Sending:
+    """One file on its way. After an interruption, another one with the same `upload` sends what is missing."""
+
+    def __init__(self, http: httpx.Client, check: Check, file: Path, upload: Json, on_progress: OnProgress) -> None:
+        self._http = http
+        self._check = check
+        self._file = file
+        self._upload = upload
+        self._on_progress = on_progress
+        self._lock = Lock()
+        self._done = sum(part["size_bytes"] for part in upload["parts"])
+
+    def run(self) -> Json:
+        """Send what is missing and return the upload once the service has verified it."""
+        there = {part["number"] for part in self._upload["parts"]}
+        missing = [number for number in range(1, self._upload["part_count"] + 1) if number not in there]
+        self._on_progress(self._done, self._upload["size_bytes"])
+        if self._upload["status"] == "open":
+            with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:
+                sending = [threads.submit(self._send, number) for number in missing]
+                try:
+                    for part in sending:
+                        part.result()
+                except BaseException:
+                    threads.shutdown(cancel_futures=True)
+                    raise
+        return self._complete()
+
+    def _send(self, number: int) -> None:
+        part_bytes, size = self._upload["part_bytes"], self._upload["size_bytes"]
+        start = (number - 1) * part_bytes
+        length = min(part_bytes, size - start)
+        sha256 = hashlib.sha256()
+        for piece in _pieces(self._file, start, length):
+            sha256.update(piece)
+        headers = {"X-Content-SHA256": sha256.hexdigest(), "Content-Length": str(length)}
+        path = self._upload["links"]["parts"].format(number=number)
+        self._try(lambda: self._http.put(path, content=_pieces(self._file, start, length), headers=headers))
+        with self._lock:
+            self._done += length
+            self._on_progress(self._done, size)
+
+    def _complete(self) -> Json:
+        while True:
+            response = self._try(lambda: self._http.post(self._upload["links"]["complete"]))
+            if response.status_code != httpx.codes.ACCEPTED:
+                upload: Json = response.json()
+                return upload
+            time.sleep(float(response.headers.get("retry-after", 1)))
+
+    def _try(self, request: Callable[[], httpx.Response]) -> httpx.Response:
+        """Again after a broken connection, and where the service says that later is better."""
+        for turn in range(TRIES):
+            last = turn == TRIES - 1
+            try:
+                response = request()
+            except httpx.TransportError:
+                if last:
+                    raise
+            else:
+                if not (response.is_error and _is_passing(response)) or last:
+                    self._check(response)
+                    return response
+            time.sleep(0.2 * 2**turn)
+        raise AssertionError("the last turn returns or raises")
+
+
+def _is_passing(response: httpx.Response) -> bool:
+    problem = response.json()
+    return problem.get("retryable", False) or problem.get("code") in ("upload_busy", "request_timeout")
+
+
+def _pieces(file: Path, start: int, length: int) -> Iterator[bytes]:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        while length:
+            piece = os.pread(handle, min(_PIECE, length), start)
+            if not piece:
+                raise EOFError(f"{file} has become shorter while it was sent")
+            yield piece
+            start, length = start + len(piece), length - len(piece)
+    finally:
+        os.close(handle)
