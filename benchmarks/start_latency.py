@@ -50,9 +50,12 @@ class Stamps:
     def begin(self) -> None:
         self._began = time.perf_counter()
         self.times: dict[str, float] = {}
+        self.is_running = Event()
 
     def take(self, name: str) -> None:
         self.times.setdefault(name, 1000 * (time.perf_counter() - self._began))
+        if name == "running":
+            self.is_running.set()
 
     def from_log(self, _: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
         if event["event"] == "job.started":
@@ -136,19 +139,21 @@ def wait_for_end(client: httpx.Client, address: str) -> None:
     while True:
         state = client.get(address, params={"wait": 30}).raise_for_status().json()
         if state["status"] not in ("processing", "queued", "running"):
-            if state["status"] not in ("ready", "succeeded"):
+            if state["status"] not in ("ready", "succeeded", "cancelled"):
                 raise SystemExit(json.dumps(state, indent=1))
             return
 
 
 def measure(client: httpx.Client, stamps: Stamps, ids: dict[str, str], seeds: range) -> list[dict[str, float]]:
-    """The stamps of one job after another."""
+    """The stamps of one job after another; each is cancelled once it runs."""
     taken = []
     for seed in seeds:
         job = {"kind": "slice", **ids, "seed": seed}
         stamps.begin()
         answer = client.post("/v1/jobs", json=job).raise_for_status().json()
         stamps.take("answered")
+        stamps.is_running.wait(120)
+        client.post(answer["links"]["cancel"]).raise_for_status()
         wait_for_end(client, answer["links"]["self"])
         taken.append(stamps.times)
     return taken
@@ -160,7 +165,7 @@ def main() -> None:
     found = {}
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        settings = Settings(data_dir=folder, database_url=None, keyless=True)
+        settings = Settings(data_dir=folder, database_url=None, keyless=True, job_threads=1)
         opened.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         database = Database(opened.enter_context(database_url(settings)))
