@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import psycopg
 from sqlalchemy import DateTime, Engine, MetaData, create_engine, func, make_url
@@ -13,7 +14,7 @@ from app.json_object import JsonObject
 
 __all__ = ["Base", "Database", "JsonObject", "Timestamped"]
 
-_NOTICE_A_DEAD_PEER = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
+NOTICE_A_DEAD_PEER: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
 _NOTICE_A_STOPPED_PEER = {"options": "-c idle_in_transaction_session_timeout=5min"}
 
 
@@ -48,7 +49,8 @@ class Database:
             pool_pre_ping=True,
             pool_size=10,
             max_overflow=40,
-            connect_args=_NOTICE_A_DEAD_PEER | _NOTICE_A_STOPPED_PEER,
+            connect_args=NOTICE_A_DEAD_PEER | _NOTICE_A_STOPPED_PEER,
+            hide_parameters=True,  # what is stored has no place in the log of an error
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
@@ -70,7 +72,7 @@ class Database:
 
     def listen(self, *channels: str) -> psycopg.Connection:
         """A connection of its own that receives notifications on `channels`."""
-        connection = psycopg.connect(self.dsn, autocommit=True)
+        connection = psycopg.connect(self.dsn, autocommit=True, **NOTICE_A_DEAD_PEER)
         for channel in channels:
             connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(channel)))
         return connection

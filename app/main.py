@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 
+from app import tracing
 from app.api import (
     artifacts,
     audit,
@@ -19,11 +20,16 @@ from app.api import (
     upload_parts,
     uploads_in_parts,
 )
+from app.api.access_log import AccessLog
 from app.api.changes import ChangeListener
 from app.api.completions import Completions
+from app.api.http_metrics import HttpMetrics
+from app.api.metrics import make_registry, serving_metrics
 from app.api.middleware import Authenticate, DeclaredSize, RequestId
 from app.api.problems import documented, install_problem_handlers
+from app.api.readiness import ReadinessCheck
 from app.api.services import Services
+from app.api.trace_requests import TraceRequests
 from app.artifacts.staging import Staging
 from app.artifacts.stores import make_store
 from app.db import Database
@@ -47,6 +53,7 @@ DESCRIPTION = (
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """The API on a migrated database."""
+    registry = make_registry(settings, database)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,8 +62,10 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         completions = Completions(database, store, staging)
         queue, outlook = make_queue(settings, database), Outlook(database)
         app.state.services = Services(settings, database, store, queue, listener, outlook, staging, completions)
+        app.state.readiness = ReadinessCheck(app.state.services)
         listening = asyncio.create_task(listener.run())
-        yield
+        with serving_metrics(settings, registry) as app.state.metrics_port:
+            yield
         completions.close()
         listening.cancel()
         with suppress(asyncio.CancelledError):
@@ -86,5 +95,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.include_router(health.router)
     app.add_middleware(DeclaredSize, max_bytes=settings.max_body_bytes, max_json_bytes=settings.max_json_bytes)
     app.add_middleware(Authenticate)
+    if tracing.is_enabled():
+        app.add_middleware(TraceRequests)
     app.add_middleware(RequestId)
+    app.add_middleware(AccessLog, metrics=HttpMetrics(registry))
     return app

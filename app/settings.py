@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 1024**3
@@ -36,8 +36,14 @@ class Settings(BaseSettings):
     """How long an API process may go on with what it knows of a key: within this time it notices that one was revoked
     elsewhere, and that a project's request limit has changed."""
 
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where the API answers `GET /metrics`, to anybody who can reach it. Without it there are no metrics."""
+
     max_body_bytes: PositiveInt = 2 * GIB
     """Largest request body: a model or a dataset."""
+    min_free_bytes: NonNegativeInt = GIB
+    """With less than this left on the data folder's file system, `/readyz` says so."""
     max_json_bytes: PositiveInt = MIB
     """Largest JSON request body."""
     max_upload_bytes: PositiveInt = 64 * GIB
@@ -52,11 +58,17 @@ class Settings(BaseSettings):
     """A running job whose supervisor has been silent for this long is taken away from it."""
     heartbeat_s: PositiveFloat = 0.5
     """How often a supervisor renews its lease, passes progress on and looks for a cancel request."""
+    beat_s: PositiveFloat = 5.0
+    """How often a worker says that it lives. After three beats missed it is taken for dead."""
     poll_s: PositiveFloat = 2.0
     """How often dispatcher, relay and reaper look at the tables when no notification wakes them."""
     republish_after_s: PositiveFloat = 30.0
     """A queued job older than this is announced again: its message may have been lost."""
     max_attempts: PositiveInt = 3
+    drain_notice_s: NonNegativeFloat = 0.0
+    """After SIGTERM the API goes on for so long while `/readyz` says `draining`: traffic goes elsewhere first."""
+    drain_grace_s: NonNegativeFloat = 3.0
+    """How long, then, requests may take to end, and a worker's jobs to end or to reach their next checkpoint."""
     cancel_grace_s: PositiveFloat = 0.5
     """Time between SIGTERM and SIGKILL for a child that has to stop."""
 

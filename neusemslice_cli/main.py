@@ -1,10 +1,8 @@
 """`neusemslice`: the service's processes, its administration, and slicing on a laptop without any service."""
 
-import signal
 import sys
 from pathlib import Path
-from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +11,9 @@ from neusemslice.errors import NeuSemSliceError
 from neusemslice_cli import audit, comparing, files, incrementing, keys, projects, readapting
 from neusemslice_cli.options import DataDir
 from neusemslice_cli.options import make_settings as _settings
+
+if TYPE_CHECKING:
+    from worker.stop_signals import StopSignals
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(keys.app, name="keys")
@@ -63,9 +64,16 @@ def worker(
     ] = "all",
     concurrency: Annotated[int, typer.Option(min=1, help="Jobs of a queue at once, without a GPU. A GPU has one.")] = 1,
     parent: Parent = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Does a worker live on this machine?")] = False,
 ) -> None:
     """Work on queued jobs: through Celery if REDIS_URL is set, otherwise straight from the table."""
     from app.logging import configure_logging
+    from worker.heartbeat_file import check_heartbeat
+
+    if check:
+        check_heartbeat(_settings(data_dir).data_dir)
+        return
     from neusemslice_cli import processes
     from neusemslice_cli.workers import run_workers
 
@@ -74,7 +82,7 @@ def worker(
     _end_with(parent)
     asked = {"queues": queues, "gpus": gpus}
     with processes.migrated_database(settings) as database:
-        run_workers(settings, database, **asked, concurrency=concurrency, stop_signal=_stop_signal)
+        run_workers(settings, database, **asked, concurrency=concurrency, stop_signals=_stop_signals)
 
 
 @app.command()
@@ -89,7 +97,7 @@ def relay(data_dir: DataDir = None, parent: Parent = None) -> None:
     settings = _settings(data_dir)
     _end_with(parent)
     with processes.migrated_database(settings) as database:
-        maintain(settings, database, make_queue(settings, database), _stop_signal())
+        maintain(settings, database, make_queue(settings, database), _stop_signals().stopping)
 
 
 @app.command()
@@ -151,11 +159,12 @@ def _end_with(parent: int | None) -> None:
         die_with_parent(parent)
 
 
-def _stop_signal() -> Event:
-    stopping = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    return stopping
+def _stop_signals() -> "StopSignals":
+    from worker.stop_signals import StopSignals
+
+    signals = StopSignals()
+    signals.listen()
+    return signals
 
 
 if __name__ == "__main__":

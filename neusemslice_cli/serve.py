@@ -1,8 +1,8 @@
 """`neusemslice serve`: the API in this process, a worker in another one that is kept running."""
 
 import ipaddress
+import math
 import os
-import signal
 
 import structlog
 import uvicorn
@@ -15,7 +15,9 @@ from app.projects.audit import act_as, command_line_actor
 from app.projects.keys import DEFAULT_PROJECT, SCOPES, create_key, list_keys
 from app.settings import Settings
 from neusemslice_cli.companions import Companion, keep_running
+from neusemslice_cli.graceful import GracefulServer, ignore_stop_signals
 from neusemslice_cli.processes import migrated_database
+from worker.stop_signals import StopSignals
 
 log = structlog.get_logger(__name__)
 
@@ -34,18 +36,24 @@ def run_server(settings: Settings, *, api_only: bool) -> None:
     commands = [] if api_only else ["worker"] if settings.redis_url is None else ["worker", "relay"]
     with migrated_database(settings) as database:
         show_first_key(settings, database)
+        app, stop = create_app(settings, database), StopSignals()
         config = uvicorn.Config(
-            create_app(settings, database),
+            app,
             host=settings.host,
             port=settings.port,
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=3,
+            timeout_graceful_shutdown=math.ceil(settings.drain_grace_s),
         )
-        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn stops on them, then raises them again for us
-            signal.signal(number, lambda *_: None)
-        with keep_running(settings, database, [Companion((command,)) for command in commands]):
-            uvicorn.Server(config).run()
+
+        def begin() -> None:
+            app.state.services.listener.end_waits()
+            stop.receive()
+
+        server = GracefulServer(config, begin=begin, hurry=stop.receive, notice_s=settings.drain_notice_s)
+        ignore_stop_signals()
+        with keep_running(settings, database, [Companion((command,)) for command in commands], stop):
+            server.run()
 
 
 def show_first_key(settings: Settings, database: Database) -> None:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Event
 
 from app.db import Database
 from app.errors import InvalidInputError
@@ -11,6 +10,7 @@ from app.jobs.specs import INSPECT, QUEUES
 from app.settings import Settings
 from neusemslice_cli.companions import Companion, keep_running
 from worker.gpus import VISIBLE, Gpu, choose_gpus
+from worker.stop_signals import StopSignals
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run_workers(
     queues: str,
     gpus: str,
     concurrency: int,
-    stop_signal: Callable[[], Event],
+    stop_signals: Callable[[], StopSignals],
 ) -> None:
     """Work until the signal to stop (Celery handles its own): in this process if one lane is all, else in one for each.
 
@@ -62,9 +62,9 @@ def run_workers(
     through_celery = settings.redis_url is not None
     lanes = plan_lanes(_parse(queues), choose_gpus(gpus, os.environ), concurrency, through_celery=through_celery)
     if len(lanes) > 1:
-        stopping = stop_signal()
-        with keep_running(settings, database, [lane.companion() for lane in lanes]):
-            stopping.wait()
+        stop = stop_signals()
+        with keep_running(settings, database, [lane.companion() for lane in lanes], stop):
+            stop.stopping.wait()
         return
     (lane,) = lanes
     os.environ.update(lane.environment())
@@ -76,7 +76,7 @@ def run_workers(
     else:
         from worker.dispatcher import dispatch
 
-        dispatch(settings, database, stop_signal(), queues=lane.queues, concurrency=lane.concurrency)
+        dispatch(settings, database, stop_signals(), queues=lane.queues, concurrency=lane.concurrency)
 
 
 def _parse(queues: str) -> list[str]:

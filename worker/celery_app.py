@@ -8,12 +8,15 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_shutting_down
 
+from app import tracing
 from app.artifacts.stores import make_store
 from app.celery_queue import TAKE_JOBS, make_celery
 from app.db import Database
+from app.logging import configure_logging
 from app.settings import Settings
+from worker.heart import Heart
 from worker.sandbox import look
 from worker.supervisor import Supervisor
 from worker.warm_start import WarmStart
@@ -31,12 +34,17 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
         raise ValueError("REDIS_URL is not set; without Redis the local dispatcher does the work")
     look(settings.sandbox)
     app = make_celery(settings.redis_url)
-    draining = multiprocessing.Event()  # made before the pool forks, so that every process shares it
+    draining, at_once = multiprocessing.Event(), multiprocessing.Event()  # made before the pool forks: all share them
+
+    @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    def log_as_all_do(**_: Any) -> None:
+        """Connected, this keeps Celery from arranging the log by itself."""
+        configure_logging()
 
     @worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
     def drain(**_: Any) -> None:
-        """Give the running jobs back instead of waiting for their end."""
-        draining.set()
+        """The first signal: no more jobs; running ones get their grace. A second one: no grace."""
+        (at_once if draining.is_set() else draining).set()
 
     @cache
     def supervisor() -> Supervisor:
@@ -44,12 +52,23 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
         database = Database(database_url)
         store = make_store(settings, database, patience_s=settings.lease_s)
         launch = WarmStart(settings.job_threads) if settings.warm_start else None
-        return Supervisor(settings, database, store, draining, launch)
+        return Supervisor(settings, database, store, draining, launch, at_once=at_once)
+
+    @cache
+    def heart() -> Heart:
+        """One in each of the pool's processes, which run one job at a time each."""
+        return Heart(settings, supervisor(), sorted(app.amqp.queues.consume_from))
 
     @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def get_ready(**_: Any) -> None:
-        """The first job finds everything warm."""
-        supervisor()
+        """The first job finds everything warm, and everybody learns that there is a worker."""
+        heart().start()
+
+    @worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+    def leave(**_: Any) -> None:
+        """Say that there is none any more."""
+        heart().stop()
+        tracing.flush()
 
     @app.task(name=TAKE_JOBS)  # type: ignore[untyped-decorator]
     def take_jobs(queue: str, job_id: str) -> None:

@@ -37,6 +37,12 @@ def has_checkpoints(folder: Path) -> bool:
     return next(iter(_plain_files(folder)), None) is not None
 
 
+def marks(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """What tells this state of the folder from any other: each finished file that is replaced changes it."""
+    found = ((file.name, file.stat()) for file in _plain_files(folder))
+    return frozenset((name, about.st_ino, about.st_mtime_ns) for name, about in found)
+
+
 def clear(folder: Path) -> bool:
     """Remove what can be taken over; whether there was any."""
     files = list(_plain_files(folder))

@@ -12,8 +12,10 @@ from app.db import Database
 from app.jobs.queue import LocalQueue
 from app.jobs.specs import QUEUES
 from app.settings import Settings
+from worker.heart import beating
 from worker.maintenance import maintain
 from worker.sandbox import look
+from worker.stop_signals import StopSignals
 from worker.supervisor import Supervisor
 from worker.warm_start import WarmStart
 
@@ -21,9 +23,9 @@ log = structlog.get_logger(__name__)
 
 
 def dispatch(
-    settings: Settings, database: Database, stopping: Event, *, queues: Sequence[str] = QUEUES, concurrency: int = 1
+    settings: Settings, database: Database, stop: StopSignals, *, queues: Sequence[str] = QUEUES, concurrency: int = 1
 ) -> None:
-    """Work until `stopping` is set; then give the running jobs back to the queue.
+    """Work until the signal to stop; then drain, and after a second signal wait for nothing.
 
     Raises:
         SandboxUnavailableError: jobs cannot be shut in here as the settings require.
@@ -32,8 +34,10 @@ def dispatch(
     with ExitStack() as closing:
         launch = closing.enter_context(WarmStart(settings.job_threads)) if settings.warm_start else None
         store = make_store(settings, database, patience_s=settings.lease_s)
-        supervisor = Supervisor(settings, database, store, launch=launch)
-        _dispatch(settings, database, supervisor, stopping, [queue for queue in queues for _ in range(concurrency)])
+        supervisor = Supervisor(settings, database, store, stop.stopping, launch, at_once=stop.at_once)
+        closing.enter_context(beating(settings, supervisor, queues, slots=concurrency))
+        lanes = [queue for queue in queues for _ in range(concurrency)]
+        _dispatch(settings, database, supervisor, stop.stopping, lanes)
 
 
 def _dispatch(
@@ -46,7 +50,6 @@ def _dispatch(
     for thread in (*lanes, listener):
         thread.start()
     maintain(settings, database, LocalQueue(database), stopping)
-    supervisor.drain()
     for bell in ringing:
         bell.set()
     for lane in lanes:

@@ -13,6 +13,7 @@ MODEL_STAGES = ("load", "trace")
 def inspect_dataset(assignment: Assignment[InspectDatasetSpec]) -> dict[str, Any]:
     """Read the file as `reading` says and write the canonical dataset. Needs no torch."""
     reading = assignment.values["reading"]
+    assignment.on_progress("import", 0, 1)
     facts = import_dataset(
         assignment.files["source"],
         assignment.outputs / "dataset.safetensors",

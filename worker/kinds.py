@@ -1,10 +1,11 @@
 """What each kind of job does with the library."""
 
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+import structlog
 
 from app.jobs.specs import (
     AnySpec,
@@ -22,6 +23,9 @@ from worker.assignment import Assignment
 from worker.checkpoints import clear
 from worker.order import CHECKPOINTS, Order
 from worker.reporter import Reporter
+from worker.stages import StageLog
+
+log = structlog.get_logger(__name__)
 
 
 def carry_out(
@@ -31,7 +35,7 @@ def carry_out(
     spec = parse_spec(order.spec)
     run, stages = _runner(spec)
     files = {name: root / place for name, place in order.files.items()}
-    reporter = Reporter(pipe, stages)
+    reporter = Reporter(pipe, stages, StageLog(root).begin)
     assignment = Assignment(
         spec=spec,
         files=files,
@@ -48,7 +52,7 @@ def carry_out(
     except CheckpointError:
         if not clear(assignment.checkpoints):
             raise
-        traceback.print_exc()
+        log.exception("process.checkpoints_do_not_fit")
         assignment.left.clear()
         outcome = run(assignment)
     return outcome | {"outputs": [*outcome["outputs"], *assignment.left]}

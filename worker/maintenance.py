@@ -9,10 +9,15 @@ from app.db import Database
 from app.jobs.garbage import collect_garbage
 from app.jobs.queue import JobQueue, reannounce_stale, relay_outbox
 from app.jobs.reaper import reap
+from app.jobs.tally import fold
+from app.jobs.workers import forget_silent
 from app.settings import Settings
 from worker.sweeper import sweep
 
 log = structlog.get_logger(__name__)
+
+FORGOTTEN_S = 3600.0
+"""What a dead worker reported is shown no more, but can still be looked up for this long."""
 
 
 def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: Event) -> None:
@@ -24,6 +29,9 @@ def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: 
             reannounce_stale(database, queue, older_than_s=settings.republish_after_s)
             relay_outbox(database, queue)
             sweep(settings, database)
+            with database.transaction() as session:
+                fold(session)
+                forget_silent(session, older_than_s=FORGOTTEN_S)
             if time.monotonic() - collected > settings.gc_every_s:
                 collected = time.monotonic()
                 collect_garbage(settings, database)

@@ -38,6 +38,8 @@ class Order(BaseModel):
     files: dict[str, str]
     values: dict[str, Any]
     limits: Limits
+    log_context: dict[str, Any] = Field(default_factory=dict)
+    """What every line of its log says: which job, attempt and request."""
 
 
 class OutputFile(BaseModel):

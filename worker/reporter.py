@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 _PAUSE_S = 0.1
 
@@ -11,8 +11,9 @@ _PAUSE_S = 0.1
 class Reporter:
     """Passes on (stage, done, total), at most ten times a second, with the share of the whole job."""
 
-    def __init__(self, pipe: int, stages: Sequence[str]) -> None:
+    def __init__(self, pipe: int, stages: Sequence[str], on_stage: Callable[[str], None]) -> None:
         self._pipe = pipe
+        self._on_stage = on_stage
         self._stages = list(stages)
         self._stage = ""
         self._sent_at = 0.0
@@ -22,6 +23,8 @@ class Reporter:
         now = time.monotonic()
         if stage == self._stage and done < total and now - self._sent_at < _PAUSE_S:
             return
+        if stage != self._stage:
+            self._on_stage(stage)
         self._stage, self._sent_at = stage, now
         message = {"stage": stage, "done": done, "total": total}
         if stage in self._stages and total > 0:

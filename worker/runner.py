@@ -6,16 +6,20 @@ It is given no credential and talks to nobody but its supervisor: files in, file
 import platform
 import signal
 import sys
-import traceback
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+import structlog
+
+from app.logging import configure_logging
 from neusemslice.errors import NeuSemSliceError, StoppedError
 from worker.order import ORDER, Order, write_outcome
 from worker.parent import die_with_parent
 from worker.sandbox import Layer, confine
+
+log = structlog.get_logger(__name__)
 
 
 def main(arguments: list[str]) -> int:
@@ -31,6 +35,8 @@ def work(root: Path, pipe: int, *, interfaces: Layer | None = None) -> int:
     `interfaces` is what became of leaving the network if that has been tried already.
     """
     order = Order.model_validate_json((root / ORDER).read_bytes())
+    configure_logging()
+    structlog.contextvars.bind_contextvars(**order.log_context)
     stopping, left = Event(), list[dict[str, Any]]()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:
@@ -43,7 +49,7 @@ def work(root: Path, pipe: int, *, interfaces: Layer | None = None) -> int:
     except StoppedError:
         return 0
     except Exception as error:
-        traceback.print_exc()
+        log.exception("process.failed")
         error_object = describe(error, order.spec.get("kind", ""), order.limits.memory_bytes)
         outcome = {"error": error_object, "outputs": left}
     write_outcome(root, outcome)

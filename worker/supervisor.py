@@ -7,12 +7,13 @@ from collections.abc import Callable
 from enum import Enum, auto
 from signal import Signals
 from threading import Event
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import structlog
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app import tracing
 from app.artifacts.store import BlobStore
 from app.db import Database, JsonObject
 from app.ids import new_id
@@ -24,11 +25,13 @@ from app.jobs.specs import queue_of
 from app.settings import Settings
 from worker.checkpoints import has_checkpoints
 from worker.child import Child, Launch
+from worker.grace import Flag, Grace
 from worker.identity import this_worker
 from worker.inputs import collect_inputs
 from worker.order import Limits, Outcome
 from worker.progress import ProgressMeter
-from worker.workspace import Workspace
+from worker.stages import read_stages
+from worker.workspace import Workspace, log_context
 
 log = structlog.get_logger(__name__)
 
@@ -54,16 +57,6 @@ class Terms(TypedDict):
     worker: JsonObject
 
 
-class Flag(Protocol):
-    """An event of this process, or one shared by several."""
-
-    def is_set(self) -> bool:
-        """Whether it is raised."""
-
-    def set(self) -> None:
-        """Raise it."""
-
-
 class Supervisor:
     """Works on one job at a time in each thread that calls it."""
 
@@ -74,6 +67,8 @@ class Supervisor:
         store: BlobStore,
         draining: Flag | None = None,
         launch: Launch | None = None,
+        *,
+        at_once: Flag | None = None,
     ) -> None:
         """`launch` makes the jobs' processes; without it each starts from scratch."""
         self._settings = settings
@@ -82,6 +77,22 @@ class Supervisor:
         self._terms = Terms(owner=new_id("own"), lease_s=settings.lease_s, worker=this_worker(settings.device))
         self._draining = draining or Event()
         self._launch = launch
+        self._at_once = at_once or Event()
+
+    @property
+    def database(self) -> Database:
+        """Where it claims jobs."""
+        return self._database
+
+    @property
+    def owner(self) -> str:
+        """What its leases are held under."""
+        return self._terms["owner"]
+
+    @property
+    def draining(self) -> Flag:
+        """Raised once it takes no more jobs."""
+        return self._draining
 
     def run(self, job_id: str) -> bool:
         """Work on this job if it is free; False if it is not, or if this worker cannot work now."""
@@ -96,13 +107,17 @@ class Supervisor:
         return self._work_on(held)
 
     def drain(self) -> None:
-        """Stop the running processes and give their jobs back to the queue."""
+        """Let the running jobs end or reach a checkpoint for `drain_grace_s`, then give them back to the queue."""
         self._draining.set()
 
     def _work_on(self, held: Claim | None) -> bool:
         if held is None:
             return False
-        with structlog.contextvars.bound_contextvars(job_id=held.job_id, kind=held.kind, attempt=held.attempt):
+        about = log_context(held)
+        with (
+            structlog.contextvars.bound_contextvars(**about),
+            tracing.span("job.run", held.origin.traceparent, kind="consumer", attributes=about),
+        ):
             log.info("job.started")
             try:
                 self._supervise(held)
@@ -138,18 +153,21 @@ class Supervisor:
             )
             self._allow_for(held, sum(self._store.size_bytes(digest) for digest in inputs.files.values()))
             workspace.prepare(held, inputs, self._store, limits)
+            grace = Grace(self._draining, self._at_once, workspace.checkpoints, grace_s=settings.drain_grace_s)
             meter = ProgressMeter()
             child = Child.start(workspace.root, threads=settings.job_threads, launch=self._launch)
             try:
-                end = self._watch(child, held, meter)
+                end = self._watch(child, held, meter, grace)
                 child.stop(0.0 if end is End.EXITED else settings.cancel_grace_s)
+                for stage in read_stages(workspace.root, time.time_ns()):
+                    tracing.record(stage.name, stage.began_ns, stage.ended_ns)
             finally:
                 child.kill()
             resumable = self._settle(held, end, child, workspace, meter.stage)
         finally:
             workspace.remove(keep_checkpoints=resumable)
 
-    def _watch(self, child: Child, held: Claim, meter: ProgressMeter) -> End:
+    def _watch(self, child: Child, held: Claim, meter: ProgressMeter, grace: Grace) -> End:
         """Follow the process until it ends or has to end."""
         settings, limit_s = self._settings, self._limit_s(held)
         started = renewed = time.monotonic()
@@ -159,7 +177,7 @@ class Supervisor:
             now = time.monotonic()
             if child.exit_code() is not None:
                 return End.EXITED
-            if self._draining.is_set():
+            if grace.is_over():
                 return End.DRAINING
             if now - started > limit_s:
                 return End.TIMED_OUT
@@ -206,6 +224,7 @@ class Supervisor:
                 else:
                     self._settle_outcome(held, outcome, workspace)
                     resumable = outcome.error is not None and outcome.error.get("code") == OUT_OF_MEMORY
+        tracing.annotate({"end": end.name.lower()})
         log.info("job.ended", end=end.name.lower())
         return resumable
 
@@ -217,6 +236,7 @@ class Supervisor:
         ]
         if outcome.error is not None:
             error = outcome.error
+            tracing.annotate({}, error=str(error.get("code")))
             log.warning("job.failed", code=error.get("code"), detail=error.get("detail"), output=workspace.log_tail())
             self._commit(lambda session: completion.fail(session, held, error, outputs))
             return

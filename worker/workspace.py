@@ -7,6 +7,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.artifacts.store import BlobStore
 from app.jobs.claims import Claim
@@ -47,7 +48,7 @@ class Workspace:
         files = {name: f"inputs/{name}" for name in inputs.files}
         for name, digest in inputs.files.items():
             _provide(store.path(digest), self.root / files[name])
-        order = Order(spec=held.spec, files=files, values=inputs.values, limits=limits)
+        order = Order(spec=held.spec, files=files, values=inputs.values, limits=limits, log_context=log_context(held))
         (self.root / ORDER).write_text(order.model_dump_json())
 
     def read_outcome(self) -> Outcome | None:
@@ -89,6 +90,16 @@ class Workspace:
         shutil.rmtree(self.root, ignore_errors=True)
         if self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
             self.root.parent.rmdir()
+
+
+def log_context(held: Claim) -> dict[str, Any]:
+    """What the logs of the supervisor and of the job's process say about this attempt in every line."""
+    context = {"job_id": held.job_id, "kind": held.kind, "attempt": held.attempt}
+    if held.origin.request_id is not None:
+        context["request_id"] = held.origin.request_id
+    if held.origin.traceparent is not None:
+        context["trace_id"] = held.origin.traceparent.split("-")[1]
+    return context
 
 
 def _fence_of(attempt: Path) -> int:

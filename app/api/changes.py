@@ -10,7 +10,7 @@ import psycopg
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from app.db import Database
+from app.db import NOTICE_A_DEAD_PEER, Database
 from app.jobs.events import CHANGES
 
 log = structlog.get_logger(__name__)
@@ -26,19 +26,34 @@ class ChangeListener:
     def __init__(self, database: Database) -> None:
         self._dsn = database.dsn
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.is_connected = False
+        """Whether notifications come in; without them, waiters look every few seconds."""
+        self.is_ending = False
+        """Whether this process drains: nobody waits any more."""
 
     async def run(self) -> None:
         """Listen until cancelled, reconnecting when the database goes away."""
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                async with await psycopg.AsyncConnection.connect(
+                    self._dsn, autocommit=True, **NOTICE_A_DEAD_PEER
+                ) as connection:
                     await connection.execute(f"LISTEN {CHANGES}")
+                    self.is_connected = True
                     async for notification in connection.notifies():
                         for watcher in self._watchers.get(notification.payload, ()):
                             watcher.set()
             except psycopg.OperationalError as error:
                 log.warning("changes.disconnected", error=str(error))
+                self.is_connected = False
                 await asyncio.sleep(1.0)
+
+    def end_waits(self) -> None:
+        """Answer everybody who waits with what there is now, and let nobody wait any more."""
+        self.is_ending = True
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.set()
 
     @contextmanager
     def watch(self, resource_id: str) -> Iterator[asyncio.Event]:
@@ -61,7 +76,7 @@ class ChangeListener:
                 changed.clear()
                 value = await run_in_threadpool(look)
                 remaining = deadline - clock()
-                if remaining <= 0 or done(value):
+                if remaining <= 0 or done(value) or self.is_ending:
                     return value
                 await wait_for(changed, min(remaining, RECHECK_S))
 

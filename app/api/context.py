@@ -20,6 +20,7 @@ from app.api.services import Services
 from app.artifacts.catalog import Catalog
 from app.artifacts.uploads import Uploads
 from app.jobs.idempotency import recall, remember
+from app.jobs.origin import NOBODY, Origin
 from app.jobs.queue import relay_outbox
 from app.jobs.service import JobService
 from app.projects.audit import SERVICE, Actor, act_as
@@ -67,6 +68,7 @@ class RequestContext:
     target: str
     idempotency_key: str | None
     actor: Actor = SERVICE
+    origin: Origin = NOBODY
 
     @property
     def settings(self) -> Settings:
@@ -90,7 +92,8 @@ class RequestContext:
 
     def jobs(self, session: Session) -> JobService:
         """The project's jobs."""
-        return JobService(session, self.principal.project_id, max_attempts=self.settings.max_attempts)
+        limit, origin = self.settings.max_attempts, self.origin
+        return JobService(session, self.principal.project_id, max_attempts=limit, origin=origin)
 
     def once(self, request: Any, action: Callable[[Session], Answer]) -> JSONResponse:
         """Run `action` in a transaction and announce the jobs it queued, or repeat what it answered before.
@@ -136,7 +139,8 @@ def get_context(
 ) -> RequestContext:
     """The context of this request."""
     target, actor = f"{request.method} {request.url.path}", actor_of(request, principal)
-    return RequestContext(services, principal, target, idempotency_key, actor)
+    origin = Origin(request.state.request_id, request.state.traceparent)
+    return RequestContext(services, principal, target, idempotency_key, actor, origin)
 
 
 Context = Annotated[RequestContext, Depends(get_context)]

@@ -3,13 +3,11 @@
 from http import HTTPStatus
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.api.context import ServicesDep
-from app.migrations import is_current
+from app.api.readiness import Readiness, ReadinessCheck
 
 router = APIRouter(tags=["health"])
 
@@ -20,17 +18,9 @@ class Liveness(BaseModel):
     status: Literal["alive"] = "alive"
 
 
-class Readiness(BaseModel):
-    """Whether the service can take work. Without its queue it is `degraded`: jobs are kept and announced later."""
-
-    status: Literal["ready", "degraded", "unavailable"]
-    database: Literal["ok", "unreachable", "not migrated"]
-    queue: Literal["ok", "unreachable"]
-
-
 @router.get("/livez", operation_id="livez", response_model=Liveness)
-def livez() -> Liveness:
-    """Touches nothing."""
+async def livez() -> Liveness:
+    """Touches nothing, and needs no free thread."""
     return Liveness()
 
 
@@ -40,16 +30,8 @@ def livez() -> Liveness:
     response_model=Readiness,
     responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": Readiness}},
 )
-def readyz(services: ServicesDep) -> JSONResponse:
-    """Looks at the database, its schema and the queue."""
-    database: Literal["ok", "unreachable", "not migrated"]
-    try:
-        database = "ok" if is_current(services.database) else "not migrated"
-    except SQLAlchemyError:
-        database = "unreachable"
-    queue: Literal["ok", "unreachable"] = "ok" if services.queue.is_available() else "unreachable"
-    status: Literal["ready", "degraded", "unavailable"] = "ready" if queue == "ok" else "degraded"
-    if database != "ok":
-        status = "unavailable"
-    code = HTTPStatus.SERVICE_UNAVAILABLE if status == "unavailable" else HTTPStatus.OK
-    return JSONResponse(Readiness(status=status, database=database, queue=queue).model_dump(), code)
+async def readyz(request: Request) -> JSONResponse:
+    """Looks at the database and its schema, the store, the queue, the listener, and the workers."""
+    check: ReadinessCheck = request.app.state.readiness
+    found = await check.report()
+    return JSONResponse(found.model_dump(), HTTPStatus.OK if found.takes_work else HTTPStatus.SERVICE_UNAVAILABLE)

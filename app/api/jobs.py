@@ -173,7 +173,7 @@ async def _stream(context: RequestContext, job_id: str, seen: int) -> AsyncItera
             for event in await run_in_threadpool(_read_events, context, job_id, seen, EVENTS_PER_READ):
                 yield f"id: {event.seq}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
                 seen, sent_at = event.seq, clock()
-            if job.status.is_terminal and seen >= job.last_event:
+            if seen >= job.last_event and (job.status.is_terminal or context.services.listener.is_ending):
                 return
             if seen >= job.last_event:
                 await wait_for(changed, PING_S / 3)

@@ -1,6 +1,6 @@
 """What happens to every request before an endpoint sees it."""
 
-import time
+import re
 from http import HTTPStatus
 
 import structlog
@@ -15,13 +15,19 @@ from app.api.services import Services
 from app.errors import ServiceError
 from app.ids import new_id
 from app.jobs.problems import problem
-from app.projects.keys import Principal
 
 log = structlog.get_logger(__name__)
 
 
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
 class RequestId:
-    """Gives each request an id, shows it in the answer, and logs the request under it."""
+    """Gives each request an id, or takes the client's; shows it in the answer, and puts it into every line of the log.
+
+    A client's place in a trace is kept beside it, for the jobs that the request submits.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,8 +37,12 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, started = new_id("req"), time.monotonic()
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = Headers(scope=scope)
+        asked, traceparent = headers.get("x-request-id", ""), headers.get("traceparent", "")
+        request_id = asked if _SANE_ID.fullmatch(asked) else new_id("req")
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["traceparent"] = traceparent if _TRACEPARENT.fullmatch(traceparent) else None
 
         has_started = False
 
@@ -41,9 +51,6 @@ class RequestId:
             if message["type"] == "http.response.start":
                 has_started = True
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
-                seconds = round(time.monotonic() - started, 4)
-                path, method = scope["path"], scope["method"]
-                log.info("request", method=method, path=path, status=message["status"], seconds=seconds)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -101,9 +108,10 @@ class Authenticate:
         except ServiceError as error:
             await service_problem(request, error)(scope, receive, send)
             return
+        scope["state"]["principal"] = principal
         allowance = await services.rates.admit(services.database, principal)
         if allowance is None:
-            await self._pass_on(principal, scope, receive, send)
+            await self._app(scope, receive, send)
             return
 
         async def send_with_limit(message: Message) -> None:
@@ -112,10 +120,6 @@ class Authenticate:
             await send(message)
 
         if allowance.admitted:
-            await self._pass_on(principal, scope, receive, send_with_limit)
+            await self._app(scope, receive, send_with_limit)
         else:
             await service_problem(request, too_many(allowance))(scope, receive, send_with_limit)
-
-    async def _pass_on(self, principal: Principal, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["principal"] = principal
-        await self._app(scope, receive, send)

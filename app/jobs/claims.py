@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.jobs.origin import NOBODY, Origin
 from app.json_object import JsonObject
 
 
@@ -16,3 +17,4 @@ class Claim:
     kind: str
     project_id: str
     spec: JsonObject
+    origin: Origin = NOBODY

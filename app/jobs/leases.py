@@ -15,6 +15,7 @@ from app.db import JsonObject
 from app.jobs.claims import Claim
 from app.jobs.events import PROGRESS, STATUS, add_event
 from app.jobs.fairness import exceeds_limit, limit_of, next_in_turn
+from app.jobs.origin import Origin
 from app.jobs.orm import JobRow, OutboxRow
 from app.jobs.status import JobStatus
 
@@ -117,6 +118,7 @@ def back_to_queue() -> dict[str, Any]:
         "lease_until": None,
         "progress": None,
         "queued_at": func.clock_timestamp(),
+        "waiting_since": func.clock_timestamp(),
     }
 
 
@@ -148,7 +150,8 @@ def _take(
 
 def _started(session: Session, job: JobRow, worker: JsonObject | None) -> Claim:
     last = job.attempt >= job.attempt_limit
-    held = Claim(job.id, job.fence, job.attempt, last, job.kind, job.project_id, job.spec)
+    origin = Origin(job.request_id, job.traceparent)
+    held = Claim(job.id, job.fence, job.attempt, last, job.kind, job.project_id, job.spec, origin)
     status = {"status": JobStatus.RUNNING.value, "attempt": held.attempt}
     add_event(session, held.job_id, STATUS, status if worker is None else status | {"worker": worker})
     return held

@@ -55,12 +55,20 @@ class JobRow(Timestamped, Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     queued_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    waiting_since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    """When it was last put into the queue."""
+
+    request_id: Mapped[str | None]
+    """The request that submitted it."""
+    traceparent: Mapped[str | None]
+    """That request's place in a trace (W3C Trace Context)."""
 
 
 class JobEventRow(Base):
     """Something that happened to a job; `seq` counts from 1 without gaps."""
 
     __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_status", "job_id", "seq", postgresql_where=text("type = 'status'")),)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     type: Mapped[str]

@@ -14,6 +14,7 @@ from app.jobs.events import STATUS, add_event, announce
 from app.jobs.fairness import LEVELS
 from app.jobs.fit import Named, StoredFile, check_fit
 from app.jobs.leases import back_to_queue, ending
+from app.jobs.origin import NOBODY, Origin
 from app.jobs.orm import JobRow
 from app.jobs.queue import enqueue
 from app.jobs.queue_quota import check_queue
@@ -25,10 +26,11 @@ from app.projects.audit import record
 class JobService:
     """One project's jobs; what belongs to others does not exist here. The caller commits."""
 
-    def __init__(self, session: Session, project_id: str, *, max_attempts: int) -> None:
+    def __init__(self, session: Session, project_id: str, *, max_attempts: int, origin: Origin = NOBODY) -> None:
         self._session = session
         self._project_id = project_id
         self._max_attempts = max_attempts
+        self._origin = origin
         self._catalog = Catalog(session, project_id)
 
     def submit(self, spec: ClientSpec) -> JobRow:
@@ -150,6 +152,8 @@ class JobService:
             metadata_=values.pop("metadata", {}),
             spec=values,
             attempt_limit=self._max_attempts,
+            request_id=self._origin.request_id,
+            traceparent=self._origin.traceparent,
         )
         self._session.add(job)
         self._session.flush()

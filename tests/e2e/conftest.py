@@ -58,6 +58,7 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         short = {"LEASE_S": "3", "HEARTBEAT_S": "0.3", "POLL_S": "0.5", "CANCEL_GRACE_S": "0.3", "JOB_THREADS": "1"}
+        short |= {"DRAIN_GRACE_S": "0.5", "BEAT_S": "0.5"}
         environment = os.environ | {f"NEUSEMSLICE_{name}": value for name, value in short.items()} | self.extra
         command = [sys.executable, "-m", "neusemslice_cli.main", "serve", "--port", str(self.port)]
         with (self.data_dir / "server.log").open("ab") as log:

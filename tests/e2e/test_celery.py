@@ -86,6 +86,7 @@ class Deployment(Service):
         program, *arguments = COMPOSE[name]["command"]
         assert program == "neusemslice"
         times = {"POLL_S": "0.5", "REPUBLISH_AFTER_S": "1", "LEASE_S": "3", "HEARTBEAT_S": "0.3", "JOB_THREADS": "1"}
+        times |= {"DRAIN_GRACE_S": "0.5", "BEAT_S": "0.5"}
         environment = os.environ | self.extra | {f"NEUSEMSLICE_{key}": value for key, value in times.items()}
         assert set(COMPOSE[name]["environment"]) == {"DATABASE_URL", "REDIS_URL", "NEUSEMSLICE_DATA_DIR"}
         environment |= {"NEUSEMSLICE_DATA_DIR": str(self.data_dir), "NEUSEMSLICE_WARM_START": "false"}

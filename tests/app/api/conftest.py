@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from app.artifacts.catalog import Catalog, NewAsset, accept
 from app.artifacts.orm import DatasetRow, ModelRow
@@ -40,9 +41,9 @@ class Api:
 
 
 @contextmanager
-def serving(settings: Settings, database: Database) -> Iterator[str]:
+def serving(settings: Settings, database: Database, app: FastAPI | None = None) -> Iterator[str]:
     """The address of a running API."""
-    config = uvicorn.Config(create_app(settings, database), port=0, log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app or create_app(settings, database), port=0, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -57,8 +57,7 @@ def test_another_projects_objects_do_not_exist(api: Api, client: httpx.Client, j
 
 def test_health_needs_no_key(api: Api) -> None:
     assert httpx.get(f"{api.url}/livez").json() == {"status": "alive"}
-    ready = httpx.get(f"{api.url}/readyz")
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "database": "ok", "queue": "ok"})
+    assert httpx.get(f"{api.url}/readyz").status_code == 200
 
 
 def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
@@ -77,7 +76,9 @@ def test_without_its_database_the_api_says_unavailable_and_lives(tmp_path: Path)
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
             assert answer.headers["retry-after"] == "2"
             assert client.get("/livez").status_code == 200
-            assert client.get("/readyz").json() == {"status": "unavailable", "database": "unreachable", "queue": "ok"}
+            ready = client.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
+            assert ready.json()["database"] == "unreachable"
     database.dispose()
 
 
