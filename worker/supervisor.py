@@ -255,7 +255,7 @@ class Supervisor:
             self._commit(lambda session: leases.give_back(session, held, reason="process_died", refund=False))
 
     def _allow_for(self, held: Claim, size_bytes: int) -> None:
-        """Prolong the lease by the time that copying so much may take, if it may take long: no heartbeat goes out then."""
+        """Prolong the lease by the time that copying so much may take, if that is long: no heartbeat goes out then."""
         if size_bytes < SLOWEST_COPY_BYTES_PER_S * self._settings.heartbeat_s:
             return
         lease_s = self._settings.lease_s + size_bytes / SLOWEST_COPY_BYTES_PER_S
