@@ -119,19 +119,19 @@ class RequestContext:
         return answer.to_response()
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     """The application's services."""
     services: Services = request.app.state.services
     return services
 
 
-def get_principal(request: Request, _: Annotated[object, Depends(bearer)]) -> Principal:
+async def get_principal(request: Request, _: Annotated[object, Depends(bearer)]) -> Principal:
     """Who is asking: app.api.middleware.Authenticate has found out, before the body was read."""
     principal: Principal = request.state.principal
     return principal
 
 
-def get_context(
+async def get_context(
     request: Request,
     services: Annotated[Services, Depends(get_services)],
     principal: Annotated[Principal, Depends(get_principal)],
