@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from neusemslice.readaptation_config import AttackConfig as AttackConfig
     from neusemslice.readaptation_config import ReadaptConfig as ReadaptConfig
     from neusemslice.restructuring import restructure as restructure
+    from neusemslice.sharding import Shard as Shard
+    from neusemslice.sharding import analyse_shard as analyse_shard
+    from neusemslice.sharding import merge_partials as merge_partials
     from neusemslice.slicing import ModelSlice as ModelSlice
     from neusemslice.slicing import slice_model as slice_model
     from neusemslice.tracing import SliceableModel as SliceableModel
@@ -57,6 +60,7 @@ _HOME = {
     "PruningConfig": "pruning_config",
     "ReadaptConfig": "readaptation_config",
     "Readapted": "readaptation",
+    "Shard": "sharding",
     "SliceableModel": "tracing",
     "SlicingConfig": "config",
     "Statistics": "contribution",
@@ -64,6 +68,7 @@ _HOME = {
     "TaskFree": "increments",
     "UnsupportedModelError": "errors",
     "ValidRange": "readaptation",
+    "analyse_shard": "sharding",
     "attack": "readaptation",
     "compare": "comparison",
     "evaluate": "evaluation",
@@ -71,6 +76,7 @@ _HOME = {
     "learn_increment": "increments",
     "load_checkpoint": "checkpoint",
     "measure_statistics": "contribution",
+    "merge_partials": "sharding",
     "prune_weights": "pruning",
     "readapt": "readaptation",
     "restructure": "restructuring",

@@ -1,12 +1,11 @@
 """Orders of the neurons, and how much of its layer each prefix of an order covers, for many configs at once."""
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from neusemslice.batches import Batches, check_batches, is_regression
@@ -66,12 +65,23 @@ class Samples:
     Attributes:
         plan: the groups of samples, for `collect_features`.
         categories: of each group, those whose samples they are: one, or in a regression all.
-        example: one sample, [1, *input shape].
     """
 
     plan: Plan
     categories: list[list[int]]
-    example: Tensor
+
+
+class CoverageMeter:
+    """Stage "coverage": a step for each layer and category."""
+
+    def __init__(self, model: SliceableModel, progress: Progress) -> None:
+        self._progress = progress
+        self._done, self._total = 0, len(model.sliceable_layers) * model.categories
+
+    def report(self, steps: int = 0) -> None:
+        """So many more steps are done; raises StoppedError."""
+        self._done += steps
+        self._progress.report("coverage", self._done, self._total)
 
 
 def measure_coverage(
@@ -93,9 +103,67 @@ def measure_coverage(
         DatasetError: a category has too few samples, or an output is not finite.
     """
     counts = scores[configs[0].metric].counts
-    for config in configs:
-        _require_enough_samples(counts, config.estimator)
-    samples = _samples(model, data, counts, configs[0])
+    _require_enough_in_all(counts, configs)
+    inputs, labels = next(batch for batch in check_batches(data, model) if len(batch[0]))
+    samples = choose_samples(counts, configs[0], regression=is_regression(labels))
+    meter = CoverageMeter(model, progress)
+    budget = min(config.memory_budget_bytes for config in configs)
+    features = read_features(model, data, samples.plan, inputs[:1], budget, meter.report)
+    return cover(model, configs, scores, samples, features, meter)
+
+
+def choose_samples(counts: Int64[Tensor, " categories"], config: SlicingConfig, *, regression: bool) -> Samples:
+    """The first samples of each category, as many as the config says; of a regression the first ones."""
+    sizes, categories = counts.clamp(max=config.samples_per_category).tolist(), list(range(len(counts)))
+    if regression:
+        plan = Plan(sizes[:1], lambda labels: torch.zeros(len(labels), dtype=torch.long), config.landscape)
+        return Samples(plan, [categories])
+    plan = Plan(sizes, lambda labels: labels, config.landscape)
+    return Samples(plan, [[category] for category in categories])
+
+
+def read_features(
+    model: SliceableModel,
+    data: Batches,
+    plan: Plan,
+    example: Float[Tensor, "1 ..."],
+    budget_bytes: int,
+    tick: Callable[[], None],
+    before: Int64[Tensor, " groups"] | None = None,
+) -> Iterator[tuple[Part, Tensor | None]]:
+    """Each part's features, None where the data has no samples for it, in passes that fit the budget.
+
+    Args:
+        example: one sample, which shows the shapes.
+        tick: called after each batch.
+        before: see `collect_features`.
+
+    Raises:
+        ConfigError: the budget does not hold a layer's outputs on one category.
+    """
+    read = layer_reader(model)
+    with torch.no_grad():
+        shapes = read(example)
+    for parts in plan.passes(shapes, budget_bytes):
+        features = collect_features(model, data, read, plan, parts, tick, before)
+        for part in parts:
+            yield part, features.get(part)
+
+
+def cover(
+    model: SliceableModel,
+    configs: Sequence[SlicingConfig],
+    scores: Mapping[MetricName, Contributions],
+    samples: Samples,
+    features: Iterable[tuple[Part, Tensor | None]],
+    meter: CoverageMeter,
+) -> Coverage:
+    """`measure_coverage` from features that have been read.
+
+    Raises:
+        DatasetError: a category has too few samples or features, or an output is not finite.
+    """
+    _require_enough_in_all(scores[configs[0].metric].counts, configs)
     coverage = Coverage()
     wanted: dict[Estimator, list[OrderName]] = {}
     for config in configs:
@@ -108,21 +176,17 @@ def measure_coverage(
                 order = _order(name, layer, scores, model.categories)
                 coverage.orders[layer.name, name] = order
                 coverage.curves[layer.name, name, estimator] = torch.zeros(order.shape, dtype=torch.float64)
-    read = layer_reader(model)
-    with torch.no_grad():
-        shapes = read(samples.example)
-    done, total = 0, len(model.sliceable_layers) * model.categories
-    for parts in samples.plan.passes(shapes, min(config.memory_budget_bytes for config in configs)):
-        features = collect_features(
-            model, data, read, samples.plan, parts, partial(progress.report, "coverage", done, total)
-        )
-        for part in parts:
-            values, categories = _require_all(features, part, samples.plan), samples.categories[part[1]]
-            for estimator, names in wanted.items():
-                _fill(coverage, part[0], categories, values, names, estimator)
-            done += len(categories)
-            progress.report("coverage", done, total)
+    for part, found in features:
+        values, categories = _require_all(found, samples.plan.sizes[part[1]]), samples.categories[part[1]]
+        for estimator, names in wanted.items():
+            _fill(coverage, part[0], categories, values, names, estimator)
+        meter.report(len(categories))
     return coverage
+
+
+def _require_enough_in_all(counts: Int64[Tensor, " categories"], configs: Sequence[SlicingConfig]) -> None:
+    for config in configs:
+        _require_enough_samples(counts, config.estimator)
 
 
 def _require_enough_samples(counts: Int64[Tensor, " categories"], estimator: Estimator) -> None:
@@ -137,25 +201,11 @@ def _require_enough_samples(counts: Int64[Tensor, " categories"], estimator: Est
         )
 
 
-def _samples(
-    model: SliceableModel, data: Batches, counts: Int64[Tensor, " categories"], config: SlicingConfig
-) -> Samples:
-    inputs, labels = next(batch for batch in check_batches(data, model) if len(batch[0]))
-    sizes = counts.clamp(max=config.samples_per_category).tolist()
-    if is_regression(labels):
-        plan = Plan(sizes[:1], lambda labels: torch.zeros(len(labels), dtype=torch.long), config.landscape)
-        return Samples(plan, [list(range(model.categories))], inputs[:1])
-    plan = Plan(sizes, lambda labels: labels, config.landscape)
-    return Samples(plan, [[category] for category in range(model.categories)], inputs[:1])
-
-
-def _require_all(features: Mapping[Part, Tensor], part: Part, plan: Plan) -> Tensor:
-    """The part's features; DatasetError unless they are of as many samples as were scored."""
-    values = features.get(part)
-    if values is None or len(values) < plan.sizes[part[1]]:
+def _require_all(values: Tensor | None, size: int) -> Tensor:
+    """A part's features; DatasetError unless they are of as many samples as were scored."""
+    if values is None or len(values) < size:
         raise DatasetError(
-            f"The data gave fewer samples when it was read again: {0 if values is None else len(values)} of "
-            f"{plan.sizes[part[1]]}.",
+            f"The data gave fewer samples when it was read again: {0 if values is None else len(values)} of {size}.",
             hint="Pass data that gives the same samples in every pass.",
         )
     return values

@@ -84,7 +84,13 @@ class Plan:
 
 
 def collect_features(
-    model: SliceableModel, data: Batches, read: Read, plan: Plan, parts: Sequence[Part], tick: Callable[[], None]
+    model: SliceableModel,
+    data: Batches,
+    read: Read,
+    plan: Plan,
+    parts: Sequence[Part],
+    tick: Callable[[], None],
+    before: Int64[Tensor, " groups"] | None = None,
 ) -> dict[Part, Float[Tensor, "_ _ _"]]:
     """The values [samples, neurons, positions] of each part, samples in the order of the data.
 
@@ -93,12 +99,16 @@ def collect_features(
 
     Args:
         tick: called after each batch.
+        before: of each group, how many samples come before this data, where it is a later part of a dataset.
     """
     places_of: dict[int, list[str]] = {}
     for place, group in parts:
         places_of.setdefault(group, []).append(place)
     limits = torch.tensor([size if group in places_of else 0 for group, size in enumerate(plan.sizes)])
-    taken = torch.zeros_like(limits)
+    first = torch.zeros_like(limits) if before is None else limits.minimum(before)
+    if bool((first == limits).all()):
+        return {}
+    taken = first.clone()
     features: dict[Part, Tensor] = {}
     at_once = samples_at_once(model)
     for inputs, labels in check_batches(data, model):
@@ -113,17 +123,17 @@ def collect_features(
             values = {place: torch.cat([piece[place] for piece in pieces]) for place in dict(parts)}
             for group in group_of.unique().tolist():
                 rows = (group_of == group).nonzero()[:, 0]
-                start = int(taken[group])
+                start = int(taken[group] - first[group])
                 for place in places_of[group]:
                     new = values[place][rows.to(values[place].device)]
                     if (place, group) not in features:
-                        features[place, group] = new.new_empty(plan.sizes[group], *new.shape[1:])
+                        features[place, group] = new.new_empty(int(limits[group] - first[group]), *new.shape[1:])
                     features[place, group][start : start + len(rows)] = new
             taken += torch.bincount(group_of, minlength=len(limits))
         tick()
         if bool((taken == limits).all()):
             break
-    return {part: values[: int(taken[part[1]])] for part, values in features.items()}
+    return {part: values[: int((taken - first)[part[1]])] for part, values in features.items()}
 
 
 def _values(read: Read, inputs: Tensor, landscape: Landscape, places: Iterable[str]) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ def slice_many(
         scores = score_many(model, data, metrics, on_progress=on_progress, should_stop=should_stop)
         for places in _together(configs, by_neuron, "landscape", "samples_per_category"):
             coverage = measure_coverage(model, data, [configs[place] for place in places], scores, progress)
-            slices |= {place: _slice(model, configs[place], scores, coverage) for place in places}
+            slices |= {place: assemble(model, configs[place], scores, coverage) for place in places}
     for places in _together(configs, by_layer, "landscape", "samples_per_category", "estimator"):
         found = slice_by_similarity(model, data, configs[places[0]], on_progress=on_progress, should_stop=should_stop)
         slices |= {place: replace(found, config=configs[place]) for place in places}
@@ -99,7 +99,7 @@ def _together(configs: Sequence[SlicingConfig], places: Sequence[int], *fields: 
     return list(groups.values())
 
 
-def _slice(
+def assemble(
     model: SliceableModel, config: SlicingConfig, scores: Mapping[MetricName, Contributions], coverage: Coverage
 ) -> ModelSlice:
     """A config's part of an analysis."""

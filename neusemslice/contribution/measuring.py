@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neusemslice.batches import Batches, check_batches, count_batches, is_regression
 from neusemslice.config import MetricName
+from neusemslice.contribution.blocks import block_bounds
 from neusemslice.contribution.metrics import DEAR_QUANTITIES, METRICS, prepare, require_metric
 from neusemslice.contribution.moments import RunningMoments
 from neusemslice.contribution.statistics import Statistics, Task
@@ -52,9 +53,41 @@ def measure_many(
 ) -> dict[MetricName, Statistics]:
     """The statistics of several metrics in one pass over the data.
 
-    All metrics that need activations or gradients share one forward and one backward pass of each batch.
+    All metrics that need activations or gradients share one forward and one backward pass of each batch. The statistics
+    of the data's blocks (see `neusemslice.contribution.blocks`) are merged in order.
 
     Args and Raises: as those of `measure_statistics`; a baseline goes to the metrics that take one.
+    """
+    found: dict[MetricName, Statistics] = {}
+    for block in measure_blocks(
+        model,
+        data,
+        metrics,
+        block_bounds(count_batches(data)),
+        baseline=baseline,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    ):
+        found = {name: found[name].merge(own) if found else own for name, own in block.items()}
+    return found
+
+
+def measure_blocks(
+    model: SliceableModel,
+    data: Batches,
+    metrics: Sequence[MetricName],
+    bounds: Sequence[int],
+    *,
+    baseline: Float[Tensor, "..."] | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Iterator[dict[MetricName, Statistics]]:
+    """The statistics of each block of batches, one after the other.
+
+    Args:
+        bounds: batches after which a block ends; those after the last one are a block of their own.
+
+    Other args and Raises: as those of `measure_many`.
     """
     _check_metrics(metrics, has_baseline=baseline is not None)
     reference = _reference(model, baseline)
@@ -63,12 +96,30 @@ def measure_many(
     passes = prepare(model, quantities, reference, meter.advance)
     meter.passes = len(passes)
     layers = {layer.name: layer.neurons for layer in model.sliceable_layers}
-    running = {
-        quantity: RunningMoments(model.categories, sum(layers.values()), model.device) for quantity in quantities
-    }
+    running = _running(model, quantities)
     task: Task = "classification"
+    digest = _digest(reference)
+
+    def found() -> dict[MetricName, Statistics]:
+        return {
+            metric: Statistics(
+                metric=metric,
+                model_fingerprint=model.fingerprint,
+                task=task,
+                baseline=digest if METRICS[metric].takes_baseline else None,
+                layers=MappingProxyType(layers),
+                moments=running[METRICS[metric].quantity].moments.to("cpu"),
+            )
+            for metric in metrics
+        }
+
     meter.report()
+    batches, begun = 0, False
     for inputs, labels in check_batches(data, model):
+        if begun and batches in bounds:
+            yield found()
+            running = _running(model, quantities)
+        batches, begun = batches + 1, True
         task = "regression" if is_regression(labels) else "classification"
         for measure in passes:
             for quantity, by_layer in measure(inputs, labels).items():
@@ -80,18 +131,12 @@ def measure_many(
                 else:
                     running[quantity].add_to_all(values.unsqueeze(1).expand(-1, model.categories, -1))
             meter.end_pass()
-    digest = _digest(reference)
-    return {
-        metric: Statistics(
-            metric=metric,
-            model_fingerprint=model.fingerprint,
-            task=task,
-            baseline=digest if METRICS[metric].takes_baseline else None,
-            layers=MappingProxyType(layers),
-            moments=running[METRICS[metric].quantity].moments.to("cpu"),
-        )
-        for metric in metrics
-    }
+    yield found()
+
+
+def _running(model: SliceableModel, quantities: frozenset[str]) -> dict[str, RunningMoments]:
+    neurons = sum(layer.neurons for layer in model.sliceable_layers)
+    return {quantity: RunningMoments(model.categories, neurons, model.device) for quantity in quantities}
 
 
 class _Meter:

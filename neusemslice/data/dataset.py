@@ -40,6 +40,10 @@ class Batches:
         """The inputs of these rows of the split, normalised."""
         return self._normalise(torch.from_numpy(np.asarray(self.inputs[rows])).to(torch.float32))
 
+    def between(self, first: int, last: int) -> "Batches":
+        """The batches numbered from `first` up to, but without, `last`: the very same ones."""
+        return replace(self, rows=self.rows[first * self.batch_size : last * self.batch_size])
+
     def numbered(self, labels: Sequence[int], *, first: int = 0) -> "Batches":
         """Only the samples with these labels, which are numbered from `first` on, in the order they are given in.
 
