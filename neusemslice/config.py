@@ -34,6 +34,8 @@ DEFAULT_CUTS: dict[str, float] = {
     "global": 0.5,
     "random": 0.5,
 }
+MOST_SHARDS = 16
+"""That can share the work of one analysis: the data is added up in so many blocks, and a shard is at least one."""
 THRESHOLD_STRATEGIES = ("semantic", "deeparc")
 """Cut by a similarity to reach; the others keep a fraction."""
 CALIBRATION_PER_CATEGORY = 50
@@ -218,3 +220,19 @@ def check_cut(strategy: str, cut: float) -> None:
     field = cut_field(strategy)
     if not 0.0 < cut <= 1.0:
         raise ConfigError(f"{field}={cut} is out of range.", field=field, hint="Use a value above 0 and at most 1.")
+
+
+def require_shardable(config: SlicingConfig) -> None:
+    """Raises ConfigError unless an analysis with this config can be made in shards."""
+    if config.strategy == "deeparc":
+        raise ConfigError(
+            "strategy='deeparc' compares some samples of all categories at once: there is nothing to share out.",
+            field="strategy",
+            hint="Slice without shards.",
+        )
+    if config.landscape == "flattened":
+        raise ConfigError(
+            "landscape='flattened' keeps every position of every output, too much to hand on from shard to shard.",
+            field="landscape",
+            hint="Slice without shards, or use landscape='pooled'.",
+        )

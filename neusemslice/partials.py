@@ -104,9 +104,9 @@ class Partial:
             OSError: the file cannot be opened.
         """
         about = read_json_metadata(Path(path), _KEY, CheckpointError)
+        if not isinstance(about, dict) or about.get("format") != _FORMAT:
+            raise _damaged(path, "it has no partial of a known format")
         try:
-            if about["format"] != _FORMAT:
-                raise ValueError(f"its format is {about['format']!r}")
             return cls(
                 Path(path),
                 Origin(**about["origin"]),

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from neusemslice.batches import Batches, check_labels, is_regression
-from neusemslice.config import Branches, SlicingConfig
+from neusemslice.config import Branches, SlicingConfig, require_shardable
 from neusemslice.contribution.measuring import measure_blocks
 from neusemslice.contribution.statistics import Statistics
 from neusemslice.coverage import CoverageMeter, Samples, choose_samples, cover, read_features
 from neusemslice.data import dataset
-from neusemslice.errors import CheckpointError, ConfigError
+from neusemslice.errors import CheckpointError
 from neusemslice.features import Part
 from neusemslice.model_slice import ModelSlice
 from neusemslice.partials import Origin, Partial, Shard, save_partial
@@ -100,22 +100,6 @@ def merge_partials(
     coverage = cover(model, [config], scores, samples, features, CoverageMeter(model, progress))
     slices = [assemble(model, config, scores, coverage)]
     return resolve_targets(model, slices, validation, branches, progress)[0]
-
-
-def require_shardable(config: SlicingConfig) -> None:
-    """Raises ConfigError unless an analysis with this config can be made in shards."""
-    if config.strategy == "deeparc":
-        raise ConfigError(
-            "strategy='deeparc' compares some samples of all categories at once: there is nothing to share out.",
-            field="strategy",
-            hint="Slice without shards.",
-        )
-    if config.landscape == "flattened":
-        raise ConfigError(
-            "landscape='flattened' keeps every position of every output, too much to hand on from shard to shard.",
-            field="landscape",
-            hint="Slice without shards, or use landscape='pooled'.",
-        )
 
 
 def _own_features(

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from app.jobs.specs import ClientSpec
+from app.jobs.specs import ClientSpec, ShardSpec, SlicingParams
 from app.jobs.specs.analysing import analysis_of, holds_out
-from neusemslice import ModelSlice, SliceableModel, slice_model
-from neusemslice.batches import Batches
+from app.jobs.specs.sharding import PARTIAL
+from neusemslice import ModelSlice, SliceableModel, merge_partials, slice_model
 from neusemslice.config import DEFAULT_CUTS, Branches, SlicingConfig
 from neusemslice.data import Dataset
+from neusemslice.data.dataset import Batches
 from neusemslice.errors import CheckpointError, DatasetError
 from neusemslice.progress import Progress
 from neusemslice.safetensors_file import replacing
@@ -40,15 +41,10 @@ def analyse(
     the analysis was made before or not. A cut that an earlier attempt found stays: measured times are never the same
     twice, and what was trained since rests on it.
     """
-    spec, slicing, validation = assignment.spec, analysis_of(assignment.spec), None
+    spec, slicing = assignment.spec, analysis_of(assignment.spec)
     assert slicing is not None  # noqa: S101 other jobs do not come here
     config = slicing.to_config(seed=spec.seed)
-    if holds_out(slicing):
-        data, validation = dataset.hold_out(
-            VALIDATION_SHARE, spec.batch_size, seed=spec.seed, limit_per_category=spec.limit_per_category
-        )
-    else:
-        data = dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category)
+    data, validation = analysed(dataset, spec, slicing)
     check_targets(model, [config], validation, branches)
     try:
         uncut, origin = _uncut(assignment, model, data, config)
@@ -68,6 +64,15 @@ def analyse(
     return Analysis(slice_, origin)
 
 
+def analysed(dataset: Dataset, spec: ClientSpec | ShardSpec, slicing: SlicingParams) -> tuple[Batches, Batches | None]:
+    """What a job analyses, and what it keeps aside to measure accuracy on, if it has to hold that."""
+    if not holds_out(slicing):
+        return dataset.batches("train", spec.batch_size, limit_per_category=spec.limit_per_category), None
+    return dataset.hold_out(
+        VALIDATION_SHARE, spec.batch_size, seed=spec.seed, limit_per_category=spec.limit_per_category
+    )
+
+
 def _uncut(
     assignment: Assignment[ClientSpec], model: SliceableModel, data: Batches, config: SlicingConfig
 ) -> tuple[ModelSlice, Literal["computed", "cached"]]:
@@ -79,7 +84,7 @@ def _uncut(
     if kept.exists():
         uncut = ModelSlice.load(kept)
     else:
-        uncut = slice_model(
+        uncut = _merged(assignment, model, config) or slice_model(
             model,
             data,
             config.with_cut(DEFAULT_CUTS[config.strategy]),
@@ -91,6 +96,24 @@ def _uncut(
     uncut.save(assignment.outputs / ANALYSIS)
     assignment.leave(ANALYSIS, role="analysis")
     return uncut, "computed"
+
+
+def _merged(assignment: Assignment[ClientSpec], model: SliceableModel, config: SlicingConfig) -> ModelSlice | None:
+    """What the job's shards found, if there are any. Partials that cannot be used are as good as none."""
+    paths = [path for name, path in assignment.files.items() if name.startswith(PARTIAL)]
+    if not paths:
+        return None
+    try:
+        return merge_partials(
+            model,
+            config.with_cut(DEFAULT_CUTS[config.strategy]),
+            paths,
+            on_progress=assignment.on_progress,
+            should_stop=assignment.should_stop,
+        )
+    except CheckpointError as error:
+        print(f"the partials are not used: {error}")  # noqa: T201 into the job's log
+        return None
 
 
 def _load(path: Path | None, model: SliceableModel) -> ModelSlice | None:

@@ -6,9 +6,10 @@ from sqlalchemy.orm import Session
 
 from app.artifacts.orm import TABLES, DatasetRow, ModelRow, StoredRow
 from app.db import JsonObject
-from app.jobs import analyses
+from app.jobs import analyses, shards
 from app.jobs.leases import Claim
-from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, file_of, parse_spec
+from app.jobs.specs import ClientSpec, InspectDatasetSpec, InspectModelSpec, ShardSpec, file_of, parse_spec
+from app.jobs.specs.sharding import PARTIAL
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Inputs:
 
 
 def collect_inputs(session: Session, held: Claim) -> Inputs:
-    """The inputs of a claimed job: what its spec names, by field, and `analysis` if that was made before."""
+    """The inputs of a claimed job: what its spec names, by field, and `analysis` if that was made before, or otherwise
+    `partial_0` and so on if its shards have been.
+    """
     match parse_spec(held.spec):
         case InspectModelSpec(model_id=model_id):
             model = session.get_one(ModelRow, model_id)
@@ -30,10 +33,16 @@ def collect_inputs(session: Session, held: Claim) -> Inputs:
             return Inputs({"source": dataset.source_digest}, {"reading": dataset.spec})
         case spec:
             files = {file_of(pointer): _digest(session, stored) for pointer, stored in spec.references().items()}
-            analysis = analyses.find(session, held, spec)
-            if analysis is not None:
-                files["analysis"] = analysis
+            if not isinstance(spec, ShardSpec):
+                files |= _analysis_of(session, held, spec)
             return Inputs(files, {"model_name": session.get_one(ModelRow, spec.model_id).name})
+
+
+def _analysis_of(session: Session, held: Claim, spec: ClientSpec) -> dict[str, str]:
+    whole = analyses.find(session, held, spec)
+    if whole is not None:
+        return {"analysis": whole}
+    return {f"{PARTIAL}{index}": digest for index, digest in shards.find_partials(session, held, spec).items()}
 
 
 def _digest(session: Session, stored_id: str) -> str:

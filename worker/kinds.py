@@ -15,6 +15,7 @@ from app.jobs.specs import (
     InspectModelSpec,
     ReadaptSpec,
     RestructureSpec,
+    ShardSpec,
     SliceSpec,
     parse_spec,
 )
@@ -73,6 +74,10 @@ def _runner(spec: AnySpec) -> tuple[Callable[[Assignment[Any]], dict[str, Any]],
             from worker.slicing import STAGES, run_slice
 
             return run_slice, STAGES
+        case ShardSpec():
+            from worker.sharding import STAGES, run_shard
+
+            return run_shard, STAGES
         case RestructureSpec():
             from worker.restructuring import run_restructure, stages_of
 

@@ -17,11 +17,12 @@ from app import tracing
 from app.artifacts.store import BlobStore
 from app.db import Database, JsonObject
 from app.ids import new_id
-from app.jobs import completion, leases
+from app.jobs import completion, leases, shard_progress, shards
 from app.jobs.completion import Output
 from app.jobs.leases import Claim, LeaseLostError
 from app.jobs.problems import OUT_OF_MEMORY, child_died, internal_error, timed_out
 from app.jobs.specs import queue_of
+from app.jobs.specs.sharding import SHARD
 from app.settings import Settings
 from worker.checkpoints import has_checkpoints
 from worker.child import Child, Launch
@@ -138,6 +139,8 @@ class Supervisor:
         return True
 
     def _supervise(self, held: Claim) -> None:
+        if held.spec.get("shards", 1) != 1 and self._split(held):
+            return
         settings, resumable = self._settings, True
         workspace = Workspace.create(settings.work_dir, held, max_checkpoint_bytes=settings.job_checkpoint_bytes)
         try:
@@ -167,6 +170,14 @@ class Supervisor:
         finally:
             workspace.remove(keep_checkpoints=resumable)
 
+    def _split(self, held: Claim) -> bool:
+        """Whether the job now waits for shards of its analysis."""
+        with self._database.transaction() as session:
+            waits = shards.split(session, held, max_attempts=self._settings.max_attempts)
+        if waits:
+            log.info("job.sharded")
+        return waits
+
     def _watch(self, child: Child, held: Claim, meter: ProgressMeter, grace: Grace) -> End:
         """Follow the process until it ends or has to end."""
         settings, limit_s = self._settings, self._limit_s(held)
@@ -184,9 +195,13 @@ class Supervisor:
             if now - renewed < settings.heartbeat_s:
                 continue
             try:
+                news = meter.take_news()
                 with self._database.transaction() as session:
-                    if leases.renew(session, held, lease_s=settings.lease_s, progress=meter.take_news()):
+                    if leases.renew(session, held, lease_s=settings.lease_s, progress=news):
                         return End.CANCELLED
+                if news is not None and held.kind == SHARD:
+                    with self._database.transaction() as session:
+                        shard_progress.pass_on(session, held)
             except LeaseLostError:
                 return End.LEASE_LOST
             except DBAPIError as error:

@@ -11,7 +11,7 @@ from app.artifacts.orm import ArtifactRow, AssetStatus, DatasetRow, ModelRow
 from app.artifacts.store import Blob
 from app.db import JsonObject
 from app.ids import new_id
-from app.jobs import analyses
+from app.jobs import analyses, shards
 from app.jobs.events import announce
 from app.jobs.leases import Claim, close
 from app.jobs.specs import Producing, parse_spec
@@ -38,6 +38,7 @@ def succeed(
     Raises:
         LeaseLostError: the job is no longer ours.
     """
+    parent_id = shards.lock_parent(session, held)
     spec, inspected = parse_spec(held.spec), _inspected(session, held.spec)
     produced: JsonObject = {}
     if inspected is not None:
@@ -47,6 +48,7 @@ def succeed(
         if isinstance(spec, Producing):
             produced["model_id"] = _add_model(session, held, spec, outputs)
     close(session, held, JobStatus.SUCCEEDED, result=result | produced, versions=versions, error=None)
+    shards.settle(session, parent_id)
 
 
 def fail(session: Session, held: Claim, error: JsonObject, outputs: Sequence[Output] = ()) -> None:
@@ -55,10 +57,12 @@ def fail(session: Session, held: Claim, error: JsonObject, outputs: Sequence[Out
     Raises:
         LeaseLostError: the job is no longer ours.
     """
+    parent_id = shards.lock_parent(session, held)
     if _inspected(session, held.spec) is None:
         _add_artifacts(session, held, outputs)
     reject_inspected(session, held.spec, error)
     close(session, held, JobStatus.FAILED, error=error)
+    shards.settle(session, parent_id)
 
 
 def cancel(session: Session, held: Claim) -> None:
@@ -67,7 +71,9 @@ def cancel(session: Session, held: Claim) -> None:
     Raises:
         LeaseLostError: the job is no longer ours.
     """
+    parent_id = shards.lock_parent(session, held)
     close(session, held, JobStatus.CANCELLED)
+    shards.settle(session, parent_id)
 
 
 def reject_inspected(session: Session, spec: JsonObject, error: JsonObject) -> None:

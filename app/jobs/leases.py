@@ -19,7 +19,7 @@ from app.jobs.origin import Origin
 from app.jobs.orm import JobRow, OutboxRow
 from app.jobs.status import JobStatus
 
-__all__ = ["Claim", "LeaseLostError", "claim", "claim_next", "close", "give_back", "renew"]
+__all__ = ["Claim", "LeaseLostError", "claim", "claim_next", "close", "give_back", "let_go", "renew"]
 
 
 class LeaseLostError(Exception):
@@ -103,6 +103,18 @@ def give_back(session: Session, held: Claim, *, reason: str, refund: bool) -> No
     session.add(OutboxRow(job_id=held.job_id, queue=queue))
     status = {"status": JobStatus.QUEUED.value, "reason": reason, "attempt": held.attempt}
     add_event(session, held.job_id, STATUS, status)
+
+
+def let_go(session: Session, held: Claim, **values: Any) -> None:
+    """Leave the job running with nobody holding it: what it waits for will put it back into the queue.
+
+    Raises:
+        LeaseLostError: the job is no longer ours.
+    """
+    nobody = {"lease_owner": None, "lease_until": None, "fence": JobRow.fence + 1}
+    query = update(JobRow).where(_is_held(held)).values(**nobody, **values).returning(JobRow.id)
+    if session.execute(query).scalar_one_or_none() is None:
+        raise LeaseLostError(held.job_id)
 
 
 def ending(status: JobStatus) -> dict[str, Any]:

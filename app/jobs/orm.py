@@ -25,6 +25,12 @@ class JobRow(Timestamped, Base):
         Index("ix_jobs_project_id_id", "project_id", "id"),
         Index("ix_jobs_project_id_status_id", "project_id", "status", "id"),
         Index("ix_jobs_project_id_kind_id", "project_id", "kind", "id"),
+        Index(
+            "uq_jobs_shard",
+            *("parent_job_id", "shard_index"),
+            unique=True,
+            postgresql_where=text("parent_job_id IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -45,6 +51,10 @@ class JobRow(Timestamped, Base):
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+
+    parent_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    """Of a shard: the job whose analysis it is a part of."""
+    shard_index: Mapped[int | None] = mapped_column(SmallInteger)
 
     progress: Mapped[JsonObject | None]
     result: Mapped[JsonObject | None]

@@ -11,6 +11,7 @@ from app.jobs.leases import back_to_queue, ending, has_expired
 from app.jobs.orm import JobRow
 from app.jobs.problems import worker_lost
 from app.jobs.queue import enqueue
+from app.jobs.shards import settle_all
 from app.jobs.status import JobStatus
 
 log = structlog.get_logger(__name__)
@@ -29,7 +30,8 @@ def reap(database: Database) -> int:
                     log.exception("job.cannot_be_reaped")  # one job must not keep the others from being reaped
                 else:
                     log.warning("job.lease_expired", now=status.value)
-        return len(jobs)
+    settle_all(database)
+    return len(jobs)
 
 
 def _settle(session: Session, job: JobRow) -> JobStatus:

@@ -10,6 +10,7 @@ from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.artifacts.storage_quota import check_storage
 from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
+from app.jobs import shards
 from app.jobs.events import STATUS, add_event, announce
 from app.jobs.fairness import LEVELS
 from app.jobs.fit import Named, StoredFile, check_fit
@@ -68,7 +69,10 @@ class JobService:
         Raises:
             NotFoundError: this project has none with that id.
         """
-        return self._find(job_id, for_update=False)
+        job = self._find(job_id, for_update=False)
+        if job.parent_job_id is not None:
+            raise _no_job(job_id)
+        return job
 
     def lineage(self, model_id: str) -> Sequence[tuple[ModelRow, JobRow | None]]:
         """A model and what it was made from, up to the upload, each with the job that produced it."""
@@ -100,6 +104,9 @@ class JobService:
         if job.status == JobStatus.QUEUED:
             self._set(job, **ending(JobStatus.CANCELLED))
             add_event(self._session, job.id, STATUS, {"status": JobStatus.CANCELLED.value, "attempt": job.attempt})
+            record(self._session, self._project_id, "job.cancel", job.id)
+        elif shards.is_waiting(job):
+            shards.cancel(self._session, job)
             record(self._session, self._project_id, "job.cancel", job.id)
         elif job.status == JobStatus.RUNNING and not job.cancel_requested:
             self._set(job, cancel_requested=True)
@@ -165,8 +172,12 @@ class JobService:
     def _find(self, job_id: str, *, for_update: bool) -> JobRow:
         job = self._session.get(JobRow, job_id, with_for_update=for_update)
         if job is None or job.project_id != self._project_id:
-            raise NotFoundError(f"There is no job {job_id!r} in this project.", hint="Check the id and the API key.")
+            raise _no_job(job_id)
         return job
 
     def _set(self, job: JobRow, **values: object) -> None:
         self._session.execute(update(JobRow).where(JobRow.id == job.id).values(**values))
+
+
+def _no_job(job_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no job {job_id!r} in this project.", hint="Check the id and the API key.")

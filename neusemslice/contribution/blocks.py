@@ -1,7 +1,6 @@
 """In what order the statistics of a dataset are added up, so that parts computed elsewhere give the very same sums."""
 
-MOST_BLOCKS = 16
-"""Blocks of a dataset, and so the most shards that can share the work on it."""
+from neusemslice.config import MOST_SHARDS
 
 
 def block_bounds(batches: int) -> list[int]:
@@ -10,5 +9,5 @@ def block_bounds(batches: int) -> list[int]:
     The statistics of a block are those of its batches in order; those of the dataset are those of its blocks, merged in
     order. The bounds depend on the number of batches alone.
     """
-    blocks = min(MOST_BLOCKS, batches)
+    blocks = min(MOST_SHARDS, batches)
     return [place * batches // blocks for place in range(blocks + 1)] if blocks else [0]

@@ -27,6 +27,7 @@ from app.jobs.specs.increment import IncrementSpec
 from app.jobs.specs.inspections import InspectDatasetSpec, InspectModelSpec
 from app.jobs.specs.readapt import AttackParams, ReadaptSpec
 from app.jobs.specs.restructure import BRANCHES_OF_DEEPARC, RECONSTRUCT_OF_DEEPARC, RestructureSpec
+from app.jobs.specs.sharding import ShardSpec
 from app.jobs.specs.slice import SliceSpec
 from app.jobs.specs.slicing_params import SlicingParams
 from app.jobs.specs.training_params import TrainingParams
@@ -59,6 +60,7 @@ __all__ = [
     "Producing",
     "ReadaptSpec",
     "RestructureSpec",
+    "ShardSpec",
     "SliceSpec",
     "SlicingParams",
     "Strict",
@@ -72,7 +74,7 @@ __all__ = [
 
 ClientSpec = SliceSpec | RestructureSpec | ReadaptSpec | IncrementSpec | CompareSpec
 InspectionSpec = InspectModelSpec | InspectDatasetSpec
-AnySpec = ClientSpec | InspectionSpec
+AnySpec = ClientSpec | InspectionSpec | ShardSpec
 JobSpec = Annotated[ClientSpec, Field(discriminator="kind")]
 JobKind = Literal["slice", "restructure", "readapt", "increment", "compare"]
 

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, FiniteFloat, model_validator
 
 from app.jobs.specs.common import ArtifactId, Cut, DatasetId, Producing, Share, Strict, refusing
+from app.jobs.specs.sharding import Shards, check_shards
 from app.jobs.specs.slicing_params import SlicingParams
 from app.jobs.specs.training_params import TrainingParams
 from neusemslice.config import StrategyName
@@ -101,6 +102,8 @@ class ReadaptSpec(Producing):
         default=ReadaptConfig.validation_share, description="Of the samples, held out if `training.patience` is given."
     )
 
+    shards: Shards = 1
+
     @property
     def strategy(self) -> StrategyName | None:
         """That of the slice which says what trains; None where all does."""
@@ -117,6 +120,7 @@ class ReadaptSpec(Producing):
     def _is_consistent(self) -> Self:
         with refusing(self):
             self.to_config()
+            check_shards(self.shards, self.analysis)
             if (self.attack is None) == (self.new_dataset_id is None):
                 raise ConfigError(
                     f"attack and new_dataset_id are {'both' if self.attack else 'neither of them'} given.",

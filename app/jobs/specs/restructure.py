@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.jobs.specs.common import ArtifactId, Cut, DatasetId, Producing, default_of, refusing
 from app.jobs.specs.pruning_params import FineTuningParams, PruningParams
+from app.jobs.specs.sharding import Shards, check_shards
 from app.jobs.specs.slicing_params import SlicingParams
 from neusemslice.config import CALIBRATION_PER_CATEGORY, Branches, Reconstruction
 from neusemslice.errors import ConfigError
@@ -47,8 +48,15 @@ class RestructureSpec(Producing):
         "layers are fitted to.",
     )
 
+    shards: Shards = 1
     fine_tuning: FineTuningParams | None = Field(default=None, description="Train what is left on the train split.")
     pruning: PruningParams | None = Field(default=None, description="Then zero weights, in iterations.")
+
+    @model_validator(mode="after")
+    def _can_be_shared_out(self) -> Self:
+        with refusing(self):
+            check_shards(self.shards, self.slicing)
+        return self
 
     @model_validator(mode="after")
     def _has_data_to_train_on(self) -> Self:
