@@ -4,7 +4,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import import_dataset
 from tests.neusemslice.networks import mlp
 from worker.supervisor import Supervisor
+from worker.warm_start import WarmStart
 
-PATIENCE_S = 100.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def store(settings: Settings) -> LocalBlobStore:
 
 @pytest.fixture
 def ids(database: Database, store: LocalBlobStore, tmp_path: Path) -> dict[str, str]:
-    """A ready model and dataset; reading a sample at a time takes a process some seconds."""
+    """A ready model and dataset; a sample at a time takes a process long enough to be shot."""
     model = trace(mlp(), torch.zeros(1, 6))
     save_checkpoint(model.graph_module, model.input_shape, tmp_path / "model")
     random = np.random.default_rng(0)
@@ -66,19 +68,26 @@ def submit(database: Database, ids: dict[str, str]) -> Callable[..., str]:
     def do(**values: Any) -> str:
         slicing = SlicingParams(metric="taylor", samples_per_category=50)
         both = {name: ids[name] for name in ("model_id", "dataset_id")}
-        spec = SliceSpec(**{"kind": "slice", **both, "batch_size": 3, "slicing": slicing, **values})
+        spec = SliceSpec(**{"kind": "slice", **both, "batch_size": 1, "slicing": slicing, **values})
         with database.transaction() as session:
             return JobService(session, ids["project"], max_attempts=3).submit(spec).id
 
     return do
 
 
+@pytest.fixture(scope="module")
+def launch() -> Iterator[WarmStart]:
+    with WarmStart(1) as launch:
+        assert launch.wait_until_ready(PATIENCE_S)
+        yield launch
+
+
 @pytest.fixture
-def workers(settings: Settings, database: Database, store: LocalBlobStore) -> Callable[..., None]:
+def workers(settings: Settings, database: Database, store: LocalBlobStore, launch: WarmStart) -> Callable[..., None]:
     """Lets so many workers work until a condition holds."""
 
     def work(until: Callable[[], bool], count: int = 2) -> None:
-        supervisors = [Supervisor(settings, database, store) for _ in range(count)]
+        supervisors = [Supervisor(settings, database, store, launch=launch) for _ in range(count)]
         stopping = threading.Event()
 
         def lane(supervisor: Supervisor) -> None:
@@ -135,8 +144,11 @@ def forget_analyses(database: Database) -> None:
 def runners_of(settings: Settings, job_id: str) -> list[int]:
     """Processes that work in the job's folder."""
     folder = str(settings.work_dir.resolve() / job_id)
-    children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if any(folder in part for part in child.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [process.pid] if any(folder in part for part in process.cmdline()) else []
+    return found
 
 
 def test_a_lost_shard_is_redone_alone_and_the_slice_is_the_unsharded_one(
@@ -172,7 +184,7 @@ def test_a_lost_shard_is_redone_alone_and_the_slice_is_the_unsharded_one(
 
 
 def test_a_shard_that_fails_fails_its_job_and_a_retry_redoes_only_what_lacks(
-    settings: Settings, database: Database, submit: Callable[..., str], workers: Callable[..., None]
+    database: Database, submit: Callable[..., str], workers: Callable[..., None]
 ) -> None:
     job_id = submit(shards=2, batch_size=50)
     workers(lambda: len(shards_of(database, job_id)) == 2, 1)
