@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from neusemslice.increments import IncrementMemory as IncrementMemory
     from neusemslice.increments import TaskFree as TaskFree
     from neusemslice.increments import learn_increment as learn_increment
+    from neusemslice.partials import Shard as Shard
     from neusemslice.pruning import prune_weights as prune_weights
     from neusemslice.pruning_config import PruningConfig as PruningConfig
     from neusemslice.readaptation import Readapted as Readapted
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from neusemslice.readaptation_config import AttackConfig as AttackConfig
     from neusemslice.readaptation_config import ReadaptConfig as ReadaptConfig
     from neusemslice.restructuring import restructure as restructure
-    from neusemslice.sharding import Shard as Shard
     from neusemslice.sharding import analyse_shard as analyse_shard
     from neusemslice.sharding import merge_partials as merge_partials
     from neusemslice.slicing import ModelSlice as ModelSlice
@@ -60,7 +60,7 @@ _HOME = {
     "PruningConfig": "pruning_config",
     "ReadaptConfig": "readaptation_config",
     "Readapted": "readaptation",
-    "Shard": "sharding",
+    "Shard": "partials",
     "SliceableModel": "tracing",
     "SlicingConfig": "config",
     "Statistics": "contribution",

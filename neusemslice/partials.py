@@ -149,7 +149,8 @@ class Partial:
     def _tensor(self, name: str) -> Tensor:
         try:
             with safe_open(self.path, framework="pt") as file:
-                return file.get_tensor(name)
+                tensor: Tensor = file.get_tensor(name)
+                return tensor
         except SafetensorError as error:
             raise _damaged(self.path, str(error)) from error
 

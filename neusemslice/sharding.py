@@ -19,7 +19,7 @@ from neusemslice.contribution.measuring import measure_blocks
 from neusemslice.contribution.statistics import Statistics
 from neusemslice.coverage import CoverageMeter, Samples, choose_samples, cover, read_features
 from neusemslice.data import dataset
-from neusemslice.errors import CheckpointError
+from neusemslice.errors import CheckpointError, DatasetError
 from neusemslice.features import Part
 from neusemslice.model_slice import ModelSlice
 from neusemslice.partials import Origin, Partial, Shard, save_partial
@@ -54,6 +54,8 @@ def analyse_shard(
         StoppedError: should_stop() returned true.
     """
     require_shardable(config)
+    if len(data) == 0:
+        raise DatasetError("The data has no samples.", hint="Pass at least one batch.")
     bounds = shard.bounds(len(data))
     layers = {layer.name: layer.neurons for layer in model.sliceable_layers}
     origin = Origin.of(model.fingerprint, _digest(data), len(data), config)
@@ -92,7 +94,7 @@ def merge_partials(
     check_targets(model, [config], validation, branches)
     partials = _in_order([Partial.load(path) for path in paths])
     _require_origin(model, config, partials)
-    statistics = reduce(Statistics.merge, [block for partial in partials for block in partial.statistics()])
+    statistics = reduce(Statistics.merge, (block for partial in partials for block in partial.statistics()))
     scores = {config.metric: statistics.contributions()}
     samples = choose_samples(statistics.moments.counts, config, regression=statistics.task == "regression")
     progress = Progress(on_progress, should_stop)

@@ -279,3 +279,17 @@ def test_a_job_goes_through(deployment: Deployment, client: Client, network_file
     assert job["status"] == "succeeded", job["error"]
     assert (job["priority"], job["queue"]) == ("high", None)
     assert [event["data"]["status"] for event in job["transitions"]] == ["queued", "running", "succeeded"]
+
+
+def test_shards_of_a_job_go_through(
+    deployment: Deployment, client: Client, network_file: Path, dataset_file: Path
+) -> None:
+    both = upload(client, network_file, dataset_file)
+    job = client.wait(client.submit({"kind": "slice", **both, "seed": 8, "shards": 2}), timeout_s=180)
+    assert job["status"] == "succeeded", job["error"]
+    told = [event["data"] for event in job["transitions"]]
+    assert [data["status"] for data in told] == ["queued", "running", "queued", "running", "succeeded"]
+    assert told[2]["reason"] == "shards_done"
+    with psycopg.connect(deployment.extra["DATABASE_URL"]) as connection:
+        query = "SELECT status, attempt FROM jobs WHERE parent_job_id = %s ORDER BY shard_index"
+        assert connection.execute(query, [job["id"]]).fetchall() == [("succeeded", 1), ("succeeded", 1)]

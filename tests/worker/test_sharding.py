@@ -32,7 +32,7 @@ from tests.neusemslice.networks import mlp
 from worker.supervisor import Supervisor
 from worker.warm_start import WarmStart
 
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def ids(database: Database, store: LocalBlobStore, tmp_path: Path) -> dict[str, 
 @pytest.fixture
 def submit(database: Database, ids: dict[str, str]) -> Callable[..., str]:
     def do(**values: Any) -> str:
-        slicing = SlicingParams(metric="taylor", samples_per_category=50)
+        slicing = SlicingParams(metric="avg", samples_per_category=50)
         both = {name: ids[name] for name in ("model_id", "dataset_id")}
         spec = SliceSpec(**{"kind": "slice", **both, "batch_size": 1, "slicing": slicing, **values})
         with database.transaction() as session:
