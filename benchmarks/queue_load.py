@@ -52,6 +52,7 @@ SPEC = {"builder": "mlp", "kwargs": {"sizes": [64, 10]}, "input_shape": [1, 8, 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--submitted", type=int, help="so many over HTTP, the rest as rows; default: all")
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
@@ -60,7 +61,9 @@ def main() -> None:
         with migrated_database(settings) as database, serving(settings, database) as url:
             projects = [prepare(database, number) for number in range(PROJECTS)]
             print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before\n")
-            ids = submitting(url, projects, options.jobs)
+            submitted = options.jobs if options.submitted is None else options.submitted
+            ids = submitting(url, projects, submitted)
+            adding(database, options.jobs - submitted)
             analyze(database)
             looking(url, projects, ids, options)
             claiming(database, options.jobs)
@@ -133,6 +136,24 @@ async def _submit(url: str, projects: list[dict[str, Any]], count: int) -> tuple
         started = time.perf_counter()
         await asyncio.gather(*(work(client) for _ in range(SUBMITTERS)))
         return ids, time.perf_counter() - started
+
+
+def adding(database: Database, count: int) -> None:
+    """Further queued jobs, copies of those that were submitted, each with its first event."""
+    columns = "project_id, kind, queue, spec, metadata, status, attempt, attempt_limit, fence, cancel_requested"
+    with database.engine.begin() as connection:
+        queued = connection.execute(text("SELECT count(*) FROM jobs")).scalar_one()
+        copies = f"""
+            INSERT INTO jobs (id, {columns}, event_count, priority)
+            SELECT 'job_7' || lpad((numbered.n * 100000 + i)::text, 25, '0'), {columns}, 1, 0
+            FROM (SELECT *, row_number() OVER (ORDER BY id) AS n FROM jobs) AS numbered
+            JOIN generate_series(1, :most) AS i ON (i - 1) * :queued + numbered.n <= :count
+        """
+        connection.execute(text(copies), {"queued": queued, "count": count, "most": 1 + count // queued})
+        connection.execute(
+            text("""INSERT INTO job_events (job_id, seq, type, data)
+                SELECT id, 1, 'status', '{"status": "queued"}' FROM jobs WHERE id LIKE 'job_7%'""")
+        )
 
 
 def looking(url: str, projects: list[dict[str, Any]], ids: list[list[str]], options: argparse.Namespace) -> None:
