@@ -21,6 +21,8 @@ from worker.sandbox import Layer, confine
 
 log = structlog.get_logger(__name__)
 
+_NO_ROOM = ("no space left on device", "disk quota exceeded")
+
 
 def main(arguments: list[str]) -> int:
     """Carry out the order in the workspace `arguments[0]`, in a process that was started for it."""
@@ -50,6 +52,8 @@ def work(root: Path, pipe: int, *, interfaces: Layer | None = None) -> int:
         return 0
     except Exception as error:
         log.exception("process.failed")
+        if says(error, *_NO_ROOM):
+            make_room(root, keep={output["name"] for output in left})
         error_object = describe(error, order.spec.get("kind", ""), order.limits.memory_bytes)
         outcome = {"error": error_object, "outputs": left}
     write_outcome(root, outcome)
@@ -58,10 +62,14 @@ def work(root: Path, pipe: int, *, interfaces: Layer | None = None) -> int:
 
 def describe(error: Exception, kind: str, memory_bytes: int) -> dict[str, Any]:
     """The error object of a job of this kind, which may use so much memory."""
-    from app.jobs.problems import internal_error, out_of_memory, problem
+    from app.jobs.problems import disk_full, file_too_large, internal_error, out_of_memory, problem
 
     if is_out_of_memory(error):
         return out_of_memory(kind, memory_bytes)
+    if says(error, *_NO_ROOM):
+        return disk_full(kind)
+    if says(error, "file too large"):
+        return file_too_large(kind)
     if isinstance(error, NeuSemSliceError):
         described = problem(error.code, error.message, hint=error.hint)
         place = {name: value for name in ("node", "where", "field") if (value := getattr(error, name, ""))}
@@ -77,6 +85,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     ):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def says(error: BaseException, *words: str) -> bool:
+    """Whether it, or what it came of, is the system's error of these words: writers of files wrap it in their own."""
+    if not isinstance(error, NeuSemSliceError) and any(word in str(error).lower() for word in words):
+        return True
+    return error.__cause__ is not None and says(error.__cause__, *words)
+
+
+def make_room(root: Path, keep: set[str]) -> None:
+    """Remove what cannot be finished on a full disk, so that at least the outcome fits."""
+    for path in (*(root / "outputs").iterdir(), *(root / "tmp").iterdir()):
+        if path.is_file() and not (path.parent.name == "outputs" and path.name in keep):
+            path.unlink()
 
 
 def versions() -> dict[str, str]:

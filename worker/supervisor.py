@@ -130,12 +130,12 @@ class Supervisor:
             except OSError as error:
                 log.exception("job.worker_fault")
                 reason = f"worker_fault: {error.strerror}"
-                self._commit(lambda session: leases.give_back(session, held, reason=reason, refund=True))
+                self._commit_if_held(lambda session: leases.give_back(session, held, reason=reason, refund=True))
                 return False
             except Exception as error:
                 log.exception("job.supervision_failed")
                 failure = internal_error(error)
-                self._commit(lambda session: completion.fail(session, held, failure))
+                self._commit_if_held(lambda session: completion.fail(session, held, failure))
         return True
 
     def _supervise(self, held: Claim) -> None:
@@ -279,6 +279,15 @@ class Supervisor:
             leases.renew(session, held, lease_s=lease_s)
 
         self._commit(prolong)
+
+    def _commit_if_held(self, write: Callable[[Session], None]) -> None:
+        """Settle a fault, which may come of a lost lease: whoever has the job now has removed our folder."""
+        try:
+            self._commit(write)
+        except LeaseLostError:
+            log.warning("job.lease_lost")
+        except DBAPIError:
+            log.exception("job.database_away")
 
     def _commit(self, write: Callable[[Session], None]) -> None:
         """Write what must not get lost, trying again while the database is away and the lease may still be ours."""

@@ -1,5 +1,6 @@
 """Stored bytes, found by their SHA-256. One protocol; a folder implements it here, S3 in app.artifacts.s3."""
 
+import errno
 import hashlib
 import os
 import re
@@ -92,8 +93,13 @@ class LocalBlobStore:
         if place.exists():
             return
         place.parent.mkdir(exist_ok=True)
-        source.chmod(0o444)
-        source.replace(place)
+        try:
+            _move(source, place)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with source.open("rb") as stream, received(stream, self.incoming, max_bytes=blob.size_bytes) as (near, _):
+                _move(near, place)
         folder = os.open(place.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -156,6 +162,11 @@ def received(stream: BinaryIO, folder: Path, *, max_bytes: int) -> Iterator[tupl
         yield temporary, blob
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _move(file: Path, place: Path) -> None:
+    file.chmod(0o444)
+    file.replace(place)
 
 
 def _copy(stream: BinaryIO, file: BinaryIO, max_bytes: int) -> Blob:

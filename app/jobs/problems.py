@@ -81,6 +81,20 @@ def out_of_memory(kind: str, limit_bytes: int) -> JsonObject:
     return problem(OUT_OF_MEMORY, detail, hint=_SMALLER.get(kind, _FEWER), retryable=kind not in _SMALLER)
 
 
+def disk_full(kind: str) -> JsonObject:
+    """The worker's disk is full."""
+    again = "upload it again." if kind in _SMALLER else "then POST …/retry."
+    hint = f"Ask the operator to free space under the worker's NEUSEMSLICE_DATA_DIR, {again}"
+    return problem("disk_full", "The worker has no space left for the files of this job.", hint=hint, retryable=True)
+
+
+def file_too_large(kind: str) -> JsonObject:
+    """The job wrote a file larger than one may be."""
+    what = "Upload smaller or fewer samples, or a smaller network" if kind in _SMALLER else "Use a smaller network"
+    hint = f"{what}, or ask the operator to raise NEUSEMSLICE_JOB_FILE_BYTES."
+    return problem("file_too_large", "A file of this job is larger than a job's file may be.", hint=hint)
+
+
 def timed_out(kind: str, stage: str, limit_s: float, *, resumable: bool) -> JsonObject:
     """The job ran longer than it may; `stage` is the last that it reported. A retry may go on from a checkpoint."""
     what, hint = _TIMED_OUT.get(kind, ("The job", "Analyse fewer samples or train fewer epochs, in another job."))

@@ -94,8 +94,11 @@ class JobService:
         return self._session.scalars(query.order_by(JobRow.id.desc()).limit(limit)).all()
 
     def artifacts_of(self, jobs: Sequence[JobRow]) -> Sequence[ArtifactRow]:
-        """What the attempts that ended these jobs produced, oldest first; a job under way has nothing yet."""
-        ended = [(job.id, job.fence) for job in jobs if JobStatus(job.status).is_terminal]
+        """What the attempts that ended these jobs produced, oldest first; a job under way has nothing yet.
+
+        Neither has a cancelled one, even if an earlier attempt failed and left something before it was retried.
+        """
+        ended = [(job.id, job.fence) for job in jobs if JobStatus(job.status).has_outputs]
         return self._catalog.artifacts_of(ended) if ended else []
 
     def cancel(self, job_id: str) -> JobRow:

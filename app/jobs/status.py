@@ -21,3 +21,8 @@ class JobStatus(StrEnum):
     def is_terminal(self) -> bool:
         """Nothing happens to the job any more, unless somebody retries it."""
         return self in {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
+
+    @property
+    def has_outputs(self) -> bool:
+        """An attempt ended the job, and what it produced is the job's."""
+        return self in {JobStatus.SUCCEEDED, JobStatus.FAILED}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from neusemslice.errors import ArchitectureError, ConfigError, UnsupportedModelError
-from worker.runner import describe, versions
+from neusemslice.errors import ArchitectureError, CheckpointError, ConfigError, UnsupportedModelError
+from worker.runner import describe, make_room, versions
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,31 @@ def test_running_out_of_memory_has_a_name_and_a_remedy(error: Exception) -> None
     described = describe(error, "slice", 2**30)
     assert (described["code"], described["retryable"]) == ("out_of_memory", True)
     assert "batch_size" in described["hint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "retryable"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", "disk_full", True),
+        ("[Errno 122] Disk quota exceeded", "disk_full", True),
+        ("[Errno 27] File too large", "file_too_large", False),
+    ],
+)
+def test_what_cannot_be_written_has_a_name_and_a_remedy(words: str, code: str, retryable: bool) -> None:
+    wrapped = CheckpointError("could not be written.")
+    wrapped.__cause__ = RuntimeError(words)
+    for error in (OSError(words), RuntimeError(words), wrapped):
+        described = describe(error, "slice", 2**30)
+        assert (described["code"], described["retryable"]) == (code, retryable)
+        assert "NEUSEMSLICE_" in described["hint"]
+
+
+def test_a_full_disk_gets_room_for_the_outcome(tmp_path: Path) -> None:
+    for name in ("outputs/half.safetensors", "outputs/left.safetensors", "tmp/scratch"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("bytes")
+    make_room(tmp_path, keep={"left.safetensors"})
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["left.safetensors"]
 
 
 @pytest.mark.parametrize(("kind", "noun"), [("inspect_model", "network"), ("inspect_dataset", "dataset")])

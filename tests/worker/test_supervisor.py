@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from app.artifacts.catalog import Catalog, NewAsset, accept
@@ -105,6 +106,23 @@ def test_a_worker_that_cannot_work_gives_the_job_back_at_no_cost(
     settings.work_dir.unlink()
     assert supervisor.run(inspection[0]) is True
     assert read(database, inspection)[0].status == "succeeded"
+
+
+def test_a_fault_of_an_attempt_that_lost_its_lease_is_nobodys_end(
+    supervisor: Supervisor, database: Database, inspection: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paused for so long that its successor has taken the job and removed its folder."""
+
+    def wake_up_too_late(*_: object) -> None:
+        with database.transaction() as session:
+            session.execute(update(JobRow).values(lease_until=JobRow.created_at))
+            claim(session, inspection[0], owner="successor", lease_s=30)
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Workspace, "prepare", wake_up_too_late)
+    assert supervisor.run(inspection[0]) is False
+    job, _ = read(database, inspection)
+    assert (job.status, job.lease_owner, job.fence) == ("running", "successor", 2)
 
 
 def test_a_lost_blob_fails_the_job_and_says_so(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,16 @@ def test_an_address_that_names_no_bucket_is_refused(url: str, settings: Settings
 @pytest.mark.parametrize(("url", "prefix"), [("s3://b", ""), ("s3://b/", ""), ("s3://b/x/y/", "x/y/")])
 def test_the_prefix_of_an_address(url: str, prefix: str) -> None:
     assert S3Location.parse(url) == S3Location("b", prefix)
+
+
+def test_a_file_comes_from_another_file_system(tmp_path: Path) -> None:
+    """As when the work folder is on a disk of its own."""
+    store = LocalBlobStore(tmp_path / "store")
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as elsewhere:
+        if os.fstat(elsewhere.fileno()).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("this machine's temporary folder is in memory itself")
+        elsewhere.write(CONTENT)
+        elsewhere.flush()
+        blob = store.put_file(Path(elsewhere.name))
+    assert store.path(blob.digest).read_bytes() == CONTENT
+    assert list((tmp_path / "store" / "incoming").iterdir()) == []

@@ -165,3 +165,18 @@ def test_what_a_failed_job_left_is_listed_until_another_attempt_ends(
     assert listed() == ["checkpoint.safetensors"]
     with database.transaction() as session:
         assert Catalog(session, project).artifact(stored).name == "last_good.safetensors"
+
+
+def test_a_job_cancelled_before_its_retry_began_shows_nothing_of_the_failed_attempt(
+    database: Database, project: str, submit: Submit
+) -> None:
+    job_id = submit()
+    with database.transaction() as session:
+        held = leases.claim(session, job_id, owner="me", lease_s=30)
+        assert held is not None
+        left = completion.Output("report.json", "application/json", Blob("e" * 64, 1))
+        completion.fail(session, held, {"code": "diverged"}, [left])
+    with database.transaction() as session:
+        service = JobService(session, project, max_attempts=3)
+        service.retry(job_id)
+        assert service.artifacts_of([service.cancel(job_id)]) == []
