@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo test check bench serve lock
+.PHONY: help setup demo test chaos check bench serve lock
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -22,6 +22,9 @@ demo: $(INSTALLED) ## the whole service on real data, as an outside client would
 test: $(INSTALLED) ## every test: the library's side by side, then those with servers and time limits one by one
 	$(PY) -m pytest -n auto tests/neusemslice
 	$(PY) -m pytest --ignore tests/neusemslice
+
+chaos: $(INSTALLED) ## hundreds of kills, and servers that go away: what `make test` has no time for
+	$(PY) -m pytest -m "chaos or not chaos" -s tests/chaos
 
 check: $(INSTALLED) ## lint, types, import arrows, migrations in step with the models
 	.venv/bin/ruff check .
