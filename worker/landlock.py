@@ -67,8 +67,9 @@ def restrict(*, readable: Iterable[Path], usable: Iterable[Path], writable: Iter
     """Leave this thread and all that come of it only these paths, for good; returns the ABI.
 
     What lies under `readable` may be read, under `usable` (devices) also written, and under `writable` also made and
-    removed, but for links, sockets and devices. Nothing may be executed. Paths that do not exist, or cannot be reached anyway, are passed over.
-    Where the kernel can (ABI 4 and 6), TCP, abstract sockets and signals to processes outside are gone too.
+    removed, but for links, sockets and devices. Nothing may be executed. Paths that do not exist, or cannot be reached
+    anyway, are passed over. Where the kernel can (ABI 4 and 6), TCP, abstract sockets and signals to processes outside
+    are gone too.
 
     Raises:
         OSError: the kernel does not do it.
