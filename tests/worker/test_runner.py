@@ -101,8 +101,9 @@ def test_versions_name_what_computed_the_result() -> None:
 def test_the_limits_hold(tmp_path: Path) -> None:
     code = """
 import sys
-from worker.runner import set_limits
-set_limits(memory_bytes=400_000_000, file_bytes=1_000_000)
+from worker.limits import set_limits
+from worker.order import Limits
+set_limits(Limits(memory_bytes=400_000_000, file_bytes=1_000_000, threads=1))
 try:
     bytearray(1_000_000_000)
 except MemoryError:
