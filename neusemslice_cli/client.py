@@ -16,7 +16,6 @@ OnJob = Callable[[Json], None]
 
 FORM_MAX_BYTES = 64 * 1024 * 1024
 """Larger files go in parts."""
-PIECE_BYTES = 1024 * 1024
 
 
 class ServiceAnswerError(Exception):
@@ -106,7 +105,7 @@ class Client:
             if response.is_error:
                 response.read()
             _check(response)
-            for chunk in response.iter_raw(PIECE_BYTES):
+            for chunk in response.iter_raw():
                 sha256.update(chunk)
                 file.write(chunk)
         first = response.history[0] if response.history else response  # an object store has ETags of its own
