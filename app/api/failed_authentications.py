@@ -1,6 +1,7 @@
 """Requests without a valid key: counted, and logged a line at a time however many there are."""
 
 import asyncio
+import contextvars
 
 import structlog
 
@@ -35,4 +36,5 @@ class FailedAuthentications:
                 last_address=self._last_address,
             )
             self._logged = self.total
-            asyncio.get_running_loop().call_later(LOG_EVERY_S, self._log)
+            later = contextvars.Context()  # of no request: the next line is about many
+            asyncio.get_running_loop().call_later(LOG_EVERY_S, self._log, context=later)

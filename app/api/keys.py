@@ -73,7 +73,13 @@ def list_keys(context: Context, cursor: KeyCursor = None, limit: Limit = 50) -> 
         return page([KeyRead.of(row) for row in rows], [row.id for row in rows], limit)
 
 
-@router.post("", operation_id="create_key", status_code=HTTPStatus.CREATED, response_model=KeyWithSecret)
+@router.post(
+    "",
+    operation_id="create_key",
+    status_code=HTTPStatus.CREATED,
+    response_model=KeyWithSecret,
+    responses=documented(HTTPStatus.BAD_REQUEST),
+)
 def create_key(wanted: Annotated[KeyCreate, Body()], context: Context) -> JSONResponse:
     """Make a key. It is shown now and never again."""
 
@@ -96,7 +102,7 @@ def create_key(wanted: Annotated[KeyCreate, Body()], context: Context) -> JSONRe
     "/{key_id}/rotate",
     operation_id="rotate_key",
     response_model=KeyWithSecret,
-    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+    responses=documented(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
 def rotate(key_id: KeyId, context: Context, wanted: Annotated[KeyRotate, Body()] = KeyRotate()) -> JSONResponse:
     """Give a key a new secret, shown now and never again. The present one works until `grace_s` have passed."""

@@ -152,11 +152,14 @@ def test_failed_authentications_are_counted_and_logged_a_line_at_a_time(monkeypa
     async def fail_often() -> int:
         failures = FailedAuthentications()
         for number in range(20):
-            failures.note(f"10.0.0.{number}")
+            with structlog.contextvars.bound_contextvars(request_id=f"req_{number}"):
+                failures.note(f"10.0.0.{number}")
         await asyncio.sleep(0.2)
         return failures.total
 
-    with structlog.testing.capture_logs() as logged:
+    processors = [structlog.contextvars.merge_contextvars]
+    with structlog.testing.capture_logs(processors) as logged:
         assert asyncio.run(fail_often()) == 20
     assert [line["failures"] for line in logged] == [1, 19]
     assert logged[-1]["last_address"] == "10.0.0.19"
+    assert ["request_id" in line for line in logged] == [True, False]
