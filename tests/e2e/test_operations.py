@@ -94,6 +94,7 @@ def services(
             "OTEL_BSP_SCHEDULE_DELAY": "100",
             "NEUSEMSLICE_METRICS_PORT": str(free_port()),
             "NEUSEMSLICE_LEASE_S": "8",
+            "NEUSEMSLICE_WARM_START": "false",  # a job that loads torch can be caught at work
             "NEUSEMSLICE_DRAIN_NOTICE_S": "1",
             "NEUSEMSLICE_DRAIN_GRACE_S": "20",
         }
@@ -189,8 +190,8 @@ def test_after_kill_9_of_a_worker_both_apis_still_count_what_the_rows_say(
         of_status = select(func.count()).where(JobEventRow.type == "status")
         claims = session.scalar(of_status.where(JobEventRow.data["status"].astext == "running"))
         lost = session.scalar(of_status.where(JobEventRow.data["reason"].astext == "worker_lost"))
-    assert (jobs, succeeded) == (2, 2)
-    assert (claims or 0) > 2
+    assert jobs == succeeded
+    assert (claims or 0) > (jobs or 0) > 0
     assert (lost or 0) > 0
     assert total("jobs_submitted_total") == jobs
     assert total("jobs_ended_total", status="succeeded") == succeeded == total("jobs_ended_total")
