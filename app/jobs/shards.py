@@ -163,6 +163,8 @@ def _add(
         priority=priority,
         spec=shard_spec.model_dump(mode="json", exclude={"metadata", "priority"}),
         attempt_limit=max_attempts,
+        request_id=held.origin.request_id,
+        traceparent=held.origin.traceparent,
         parent_job_id=held.job_id,
         shard_index=index,
     )

@@ -19,6 +19,7 @@ from app.artifacts.catalog import Catalog, NewAsset, accept
 from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
+from app.jobs import leases, shards
 from app.jobs.orm import AnalysisRow, JobRow
 from app.jobs.service import JobService
 from app.jobs.specs import SliceSpec, SlicingParams
@@ -86,8 +87,10 @@ def launch() -> Iterator[WarmStart]:
 def workers(settings: Settings, database: Database, store: LocalBlobStore, launch: WarmStart) -> Callable[..., None]:
     """Lets so many workers work until a condition holds."""
 
+    calm = settings.model_copy(update={"job_threads": 1})
+
     def work(until: Callable[[], bool], count: int = 2) -> None:
-        supervisors = [Supervisor(settings, database, store, launch=launch) for _ in range(count)]
+        supervisors = [Supervisor(calm, database, store, launch=launch) for _ in range(count)]
         stopping = threading.Event()
 
         def lane(supervisor: Supervisor) -> None:
@@ -166,11 +169,11 @@ def test_a_lost_shard_is_redone_alone_and_the_slice_is_the_unsharded_one(
         return has_ended(database, sharded)()
 
     workers(shoot)
-    job, shards = read(database, sharded), shards_of(database, sharded)
+    job, parts = read(database, sharded), shards_of(database, sharded)
     assert (job.status, job.error) == ("succeeded", None)
-    assert [shard.id for shard in shards[:1]] == shot
-    assert [shard.attempt for shard in shards] == [2, 1, 1]
-    assert {shard.status for shard in shards} == {"succeeded"}
+    assert [shard.id for shard in parts[:1]] == shot
+    assert [shard.attempt for shard in parts] == [2, 1, 1]
+    assert {shard.status for shard in parts} == {"succeeded"}
     with database.transaction() as session:
         assert session.scalars(select(AnalysisRow.key).where(AnalysisRow.key.contains(":"))).all() == []
         service = JobService(session, job.project_id, max_attempts=3)
@@ -187,12 +190,15 @@ def test_a_shard_that_fails_fails_its_job_and_a_retry_redoes_only_what_lacks(
     database: Database, submit: Callable[..., str], workers: Callable[..., None]
 ) -> None:
     job_id = submit(shards=2, batch_size=50)
-    workers(lambda: len(shards_of(database, job_id)) == 2, 1)
+    with database.transaction() as session:
+        held = leases.claim(session, job_id, owner="me", lease_s=30)
+        assert held is not None
+        assert shards.split(session, held, max_attempts=3)
     second = shards_of(database, job_id)[1]
     with database.transaction() as session:
         spec = second.spec | {"limit_per_category": "nonsense"}
         session.execute(update(JobRow).where(JobRow.id == second.id).values(spec=spec))
-    workers(has_ended(database, job_id))
+    workers(has_ended(database, job_id), 1)
     job = read(database, job_id)
     assert (job.status, job.queue) == ("failed", "compute")
     assert job.error == shards_of(database, job_id)[1].error
