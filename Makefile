@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo test chaos check bench serve lock
+.PHONY: help setup demo test chaos check bench serve lock openapi
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -38,6 +38,9 @@ bench: $(INSTALLED) ## the benchmarks
 
 serve: $(INSTALLED) ## API, embedded Postgres and a local worker on 127.0.0.1:8000
 	$(PY) -m neusemslice_cli.main serve
+
+openapi: $(INSTALLED) ## renew tests/app/api/openapi.json, the API's description that clients rely on
+	$(PY) -m tests.app.api.snapshot
 
 lock: $(INSTALLED) ## renew requirements.lock
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements.lock

@@ -4,6 +4,7 @@ ServiceError
 ├── NotFoundError          no such object in this project
 ├── ConflictError          the object's state does not allow this
 │   ├── NotReadyError      it will, once its inspection has finished
+│   ├── KeyInFlightError   it will, once the first request with this Idempotency-Key has been answered
 │   └── QuotaError         the project has as much of it as it may have
 ├── GoneError              it was there, and its time is over
 ├── InvalidInputError      well-formed, but it makes no sense; points at the fields
@@ -58,6 +59,13 @@ class NotReadyError(ConflictError):
     """The object is still being inspected."""
 
     code = "not_ready"
+    retryable = True
+
+
+class KeyInFlightError(ConflictError):
+    """The first request with this Idempotency-Key is still under way."""
+
+    code = "idempotency_key_in_flight"
     retryable = True
 
 

@@ -13,12 +13,14 @@ from app.api import (
     audit,
     datasets,
     health,
+    job_logs,
     jobs,
     keys,
     models,
     project,
     upload_parts,
     uploads_in_parts,
+    webhooks,
 )
 from app.api.access_log import AccessLog
 from app.api.changes import ChangeListener
@@ -38,8 +40,10 @@ from app.queues import make_queue
 from app.settings import Settings
 
 COMMON_ANSWERS = documented(
+    HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -84,12 +88,14 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         (models.router, settings.max_body_bytes),
         (datasets.router, settings.max_body_bytes),
         (jobs.router, settings.max_json_bytes),
+        (job_logs.router, settings.max_json_bytes),
         (artifacts.router, settings.max_json_bytes),
         (uploads_in_parts.router, settings.max_json_bytes),
         (upload_parts.router, settings.max_body_bytes),
         (keys.router, settings.max_json_bytes),
         (project.router, settings.max_json_bytes),
         (audit.router, settings.max_json_bytes),
+        (webhooks.router, settings.max_json_bytes),
     ):
         app.include_router(router, max_body_size=max_body_bytes, responses=COMMON_ANSWERS)
     app.include_router(health.router)

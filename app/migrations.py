@@ -18,8 +18,9 @@ from app.db import Base, Database
 from app.jobs import orm as jobs_orm
 from app.jobs import tally, workers
 from app.projects import orm as projects_orm
+from app.webhooks import orm as webhooks_orm
 
-TABLES = (projects_orm, artifacts_orm, jobs_orm, tally, workers)
+TABLES = (projects_orm, webhooks_orm, artifacts_orm, jobs_orm, tally, workers)
 """Importing these modules is what fills Base.metadata."""
 
 SchemaState = Literal["ok", "newer", "not migrated"]

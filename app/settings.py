@@ -1,6 +1,7 @@
 """The service's settings, read from the environment once, at the edge of each process."""
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +107,15 @@ class Settings(BaseSettings):
     device: str = "cpu"
     """What transitions call the device of this worker's jobs. `neusemslice worker --gpus` sets it for each worker."""
     job_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+
+    webhook_allow_http: bool = False
+    """Take webhook addresses with http:// too."""
+    webhook_allowed_networks: list[IPv4Network | IPv6Network] = Field(default_factory=list)
+    """Networks of internal receivers, such as ["10.1.2.0/24"]. Webhooks otherwise reach the public internet only."""
+    webhook_timeout_s: PositiveFloat = 10.0
+    """All the time that a receiver gets to take one message."""
+    webhook_disable_after_s: PositiveFloat = 5 * 24 * 3600.0
+    """A webhook that has taken nothing for so long, though sent to, is disabled."""
 
     @property
     def blob_dir(self) -> Path:

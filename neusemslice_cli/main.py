@@ -87,17 +87,19 @@ def worker(
 
 @app.command()
 def relay(data_dir: DataDir = None, parent: Parent = None) -> None:
-    """With Redis: announce queued jobs, and take jobs back from workers that fell silent."""
+    """With Redis: announce queued jobs, take jobs back from workers that fell silent, and send webhook messages."""
     from app.logging import configure_logging
     from app.queues import make_queue
     from neusemslice_cli import processes
+    from worker.couriers import couriers
     from worker.maintenance import maintain
 
     configure_logging()
     settings = _settings(data_dir)
     _end_with(parent)
-    with processes.migrated_database(settings) as database:
-        maintain(settings, database, make_queue(settings, database), _stop_signals().stopping)
+    stopping = _stop_signals().stopping
+    with processes.migrated_database(settings) as database, couriers(settings, database, stopping):
+        maintain(settings, database, make_queue(settings, database), stopping)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from app.db import Database
 from app.jobs.queue import LocalQueue
 from app.jobs.specs import QUEUES
 from app.settings import Settings
+from worker.couriers import couriers
 from worker.heart import beating
 from worker.maintenance import maintain
 from worker.sandbox import look
@@ -49,11 +50,12 @@ def _dispatch(
     listener = Thread(target=_listen, args=(settings, database, ringing, stopping), daemon=True)
     for thread in (*lanes, listener):
         thread.start()
-    maintain(settings, database, LocalQueue(database), stopping)
-    for bell in ringing:
-        bell.set()
-    for lane in lanes:
-        lane.join()
+    with couriers(settings, database, stopping):
+        maintain(settings, database, LocalQueue(database), stopping)
+        for bell in ringing:
+            bell.set()
+        for lane in lanes:
+            lane.join()
 
 
 def _work(settings: Settings, supervisor: Supervisor, queue: str, bell: Event, stopping: Event) -> None:

@@ -35,6 +35,7 @@ def model_facts(model: SliceableModel) -> dict[str, Any]:
         "input_shape": list(model.input_shape),
         "categories": model.categories,
         "parameters": count_parameters(model.graph_module),
+        "flops": count_flops(model.graph_module, model.input_shape),
         "sliceable_layers": [{"name": layer.name, "neurons": layer.neurons} for layer in model.sliceable_layers],
         "coupled": [list(names) for names in model.coupled],
         "fingerprint": model.fingerprint,

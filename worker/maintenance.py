@@ -1,4 +1,4 @@
-"""What has to happen from time to time, whoever does it: reap, relay, announce again, collect garbage."""
+"""What has to happen from time to time: reap, end what is overdue, relay, announce again, collect garbage, tidy up."""
 
 import time
 from threading import Event
@@ -6,12 +6,14 @@ from threading import Event
 import structlog
 
 from app.db import Database
+from app.jobs.deadlines import end_overdue
 from app.jobs.garbage import collect_garbage
 from app.jobs.queue import JobQueue, reannounce_stale, relay_outbox
 from app.jobs.reaper import reap
 from app.jobs.tally import fold
 from app.jobs.workers import forget_silent
 from app.settings import Settings
+from app.webhooks.delivering import forget_old
 from worker.sweeper import sweep
 
 log = structlog.get_logger(__name__)
@@ -26,9 +28,11 @@ def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: 
     while not stopping.wait(settings.poll_s):
         try:
             reap(database)
+            end_overdue(database)
             reannounce_stale(database, queue, older_than_s=settings.republish_after_s)
             relay_outbox(database, queue)
             sweep(settings, database)
+            forget_old(database)
             with database.transaction() as session:
                 fold(session)
                 forget_silent(session, older_than_s=FORGOTTEN_S)

@@ -20,18 +20,20 @@ from app.ids import new_id
 from app.jobs import completion, leases, shard_progress, shards
 from app.jobs.completion import Output
 from app.jobs.leases import Claim, LeaseLostError
-from app.jobs.problems import OUT_OF_MEMORY, child_died, internal_error, timed_out
-from app.jobs.specs import queue_of
+from app.jobs.logs import keep_log
+from app.jobs.problems import OUT_OF_MEMORY, child_died, internal_error
 from app.jobs.specs.sharding import SHARD
 from app.settings import Settings
+from worker.attempt_log import read_bounded
 from worker.checkpoints import has_checkpoints
 from worker.child import Child, Launch
 from worker.grace import Flag, Grace
 from worker.identity import this_worker
 from worker.inputs import collect_inputs
-from worker.order import Limits, Outcome
+from worker.order import LOG, Limits, Outcome
 from worker.progress import ProgressMeter
 from worker.stages import read_stages
+from worker.time_limits import TimeLimit, time_limit
 from worker.workspace import Workspace, log_context
 
 log = structlog.get_logger(__name__)
@@ -146,12 +148,17 @@ class Supervisor:
         try:
             with self._database.transaction() as session:
                 inputs = collect_inputs(session, held)
+                limit = time_limit(session, held, settings)
+            if limit.seconds <= 0:
+                overdue = limit.problem(held.kind, "", resumable=False)
+                self._commit(lambda session: completion.fail(session, held, overdue))
+                return
             limits = Limits(
                 memory_bytes=settings.job_memory_bytes,
                 file_bytes=settings.job_file_bytes,
                 threads=settings.job_threads,
                 open_files=settings.job_open_files,
-                cpu_s=math.ceil(self._limit_s(held) * (os.cpu_count() or 1)) + 1,
+                cpu_s=math.ceil(limit.seconds * (os.cpu_count() or 1)) + 1,
                 sandbox=settings.sandbox,
             )
             self._allow_for(held, sum(self._store.size_bytes(digest) for digest in inputs.files.values()))
@@ -160,13 +167,15 @@ class Supervisor:
             meter = ProgressMeter()
             child = Child.start(workspace.root, threads=settings.job_threads, launch=self._launch)
             try:
-                end = self._watch(child, held, meter, grace)
+                end = self._watch(child, held, meter, grace, limit.seconds)
                 child.stop(0.0 if end is End.EXITED else settings.cancel_grace_s)
                 for stage in read_stages(workspace.root, time.time_ns()):
                     tracing.record(stage.name, stage.began_ns, stage.ended_ns)
             finally:
                 child.kill()
-            resumable = self._settle(held, end, child, workspace, meter.stage)
+            printed = read_bounded(workspace.root / LOG)
+            self._commit(lambda session: keep_log(session, held, printed))
+            resumable = self._settle(held, end, child, workspace, meter.stage, limit)
         finally:
             workspace.remove(keep_checkpoints=resumable)
 
@@ -178,9 +187,9 @@ class Supervisor:
             log.info("job.sharded")
         return waits
 
-    def _watch(self, child: Child, held: Claim, meter: ProgressMeter, grace: Grace) -> End:
+    def _watch(self, child: Child, held: Claim, meter: ProgressMeter, grace: Grace, limit_s: float) -> End:
         """Follow the process until it ends or has to end."""
-        settings, limit_s = self._settings, self._limit_s(held)
+        settings = self._settings
         started = renewed = time.monotonic()
         while True:
             for message in child.messages(settings.heartbeat_s / 2):
@@ -212,12 +221,7 @@ class Supervisor:
             else:
                 renewed = now
 
-    def _limit_s(self, held: Claim) -> float:
-        """How long the job may run."""
-        settings = self._settings
-        return settings.inspection_timeout_s if queue_of(held.kind) == "inspect" else settings.job_timeout_s
-
-    def _settle(self, held: Claim, end: End, child: Child, workspace: Workspace, stage: str) -> bool:
+    def _settle(self, held: Claim, end: End, child: Child, workspace: Workspace, stage: str, limit: TimeLimit) -> bool:
         """Commit what became of the job, which was at `stage`; whether another attempt could go on from here."""
         resumable = True
         match end:
@@ -230,7 +234,7 @@ class Supervisor:
                 self._commit(lambda session: leases.give_back(session, held, reason="worker_stopped", refund=True))
             case End.TIMED_OUT:
                 resumable = has_checkpoints(workspace.checkpoints)
-                error = timed_out(held.kind, stage, self._limit_s(held), resumable=resumable)
+                error = limit.problem(held.kind, stage, resumable=resumable)
                 self._commit(lambda session: completion.fail(session, held, error))
             case End.EXITED:
                 outcome = workspace.read_outcome() if child.exit_code() == 0 else None

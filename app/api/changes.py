@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psycopg
@@ -40,9 +40,9 @@ class ChangeListener:
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANGES}")
                     self.is_connected = True
+                    self._ring(*self._watchers)  # whatever happened while nobody listened
                     async for notification in connection.notifies():
-                        for watcher in self._watchers.get(notification.payload, ()):
-                            watcher.set()
+                        self._ring(notification.payload)
             except psycopg.OperationalError as error:
                 log.warning("changes.disconnected", error=str(error))
                 self.is_connected = False
@@ -51,8 +51,11 @@ class ChangeListener:
     def end_waits(self) -> None:
         """Answer everybody who waits with what there is now, and let nobody wait any more."""
         self.is_ending = True
-        for watchers in self._watchers.values():
-            for watcher in watchers:
+        self._ring(*self._watchers)
+
+    def _ring(self, *resource_ids: str) -> None:
+        for resource_id in resource_ids:
+            for watcher in self._watchers.get(resource_id, ()):
                 watcher.set()
 
     @contextmanager
@@ -81,7 +84,10 @@ class ChangeListener:
                 await wait_for(changed, min(remaining, RECHECK_S))
 
 
-async def wait_for(changed: asyncio.Event, timeout_s: float) -> None:
-    """Return when the event is set, or after `timeout_s`."""
-    with suppress(TimeoutError):
+async def wait_for(changed: asyncio.Event, timeout_s: float) -> bool:
+    """Return when the event is set (True), or after `timeout_s` (False)."""
+    try:
         await asyncio.wait_for(changed.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    return True

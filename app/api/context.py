@@ -26,6 +26,7 @@ from app.jobs.service import JobService
 from app.projects.audit import SERVICE, Actor, act_as
 from app.projects.keys import Principal
 from app.settings import Settings
+from app.webhooks.service import WebhookService
 
 log = structlog.get_logger(__name__)
 bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key: `nss_…`")
@@ -94,6 +95,10 @@ class RequestContext:
         """The project's jobs."""
         limit, origin = self.settings.max_attempts, self.origin
         return JobService(session, self.principal.project_id, max_attempts=limit, origin=origin)
+
+    def webhooks(self, session: Session) -> WebhookService:
+        """The project's webhooks."""
+        return WebhookService(session, self.principal.project_id, self.settings)
 
     def once(self, request: Any, action: Callable[[Session], Answer]) -> JSONResponse:
         """Run `action` in a transaction and announce the jobs it queued, or repeat what it answered before.

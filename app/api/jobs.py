@@ -1,25 +1,26 @@
-"""`/v1/jobs`: submit, list, watch, cancel, retry."""
+"""`/v1/jobs`: submit, list, watch, cancel, retry, clone."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from app.api.changes import wait_for
-from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
+from app.api.cloning import parse_changed
+from app.api.conditional import tagged
+from app.api.context import Answer, Context, Cursor, Limit, WaitS
+from app.api.dry_run import DryRun
+from app.api.event_stream import EVENTS_PER_READ, read_events, read_job, stream_events
+from app.api.metadata_query import METADATA_PARAMETER, MetadataQuery
 from app.api.problems import documented
-from app.api.schemas import ArtifactRead, EventPage, EventRead, JobRead, Page, page
-from app.jobs.events import events_after, transitions
-from app.jobs.specs import JobId, JobKind, JobSpec
+from app.api.schemas import ArtifactRead, EventPage, JobRead, Page, page
+from app.jobs.estimates import estimate
+from app.jobs.filters import JobFilter
+from app.jobs.specs import JobId, JobKind, JobSpec, ModelId, Moment
 from app.jobs.status import JobStatus
 
-EVENTS_PER_READ = 500
-PING_S = 15.0
 Seq = Annotated[int, Field(ge=0, lt=2**31)]
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -30,10 +31,22 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     operation_id="create_job",
     status_code=HTTPStatus.ACCEPTED,
     response_model=JobRead,
-    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+    responses={HTTPStatus.OK: {"model": DryRun, "description": "With `dry_run`: it would be queued."}}
+    | documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
 )
-def create_job(spec: Annotated[JobSpec, Body()], context: Context) -> JSONResponse:
+def create_job(
+    spec: Annotated[JobSpec, Body()],
+    context: Context,
+    dry_run: Annotated[
+        bool, Query(description="Only check, and estimate time and memory. Nothing is queued, no key is used up.")
+    ] = False,
+) -> JSONResponse:
     """Queue a job."""
+    if dry_run:
+        with context.transaction() as session:
+            named = context.jobs(session).check(spec)
+            found = DryRun.of(spec, estimate(session, spec, named))
+        return JSONResponse(found.model_dump(mode="json"))
 
     def submit(session: Any) -> Answer:
         job = context.jobs(session).submit(spec)
@@ -42,17 +55,29 @@ def create_job(spec: Annotated[JobSpec, Body()], context: Context) -> JSONRespon
     return context.once(spec.model_dump(mode="json"), submit)
 
 
-@router.get("", operation_id="list_jobs", response_model=Page[JobRead])
+@router.get("", operation_id="list_jobs", response_model=Page[JobRead], openapi_extra=METADATA_PARAMETER)
 def list_jobs(
     context: Context,
+    metadata: MetadataQuery,
     status: JobStatus | None = None,
     kind: JobKind | None = None,
+    model_id: ModelId | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[JobRead]:
-    """The project's jobs, newest first."""
+    """The project's jobs, newest first; those that meet every given condition."""
+    wanted = JobFilter(
+        status=status,
+        kind=kind,
+        model_id=model_id,
+        metadata=metadata,
+        created_after=created_after,
+        created_before=created_before,
+    )
     with context.transaction() as session:
-        rows = context.jobs(session).list(before=cursor, limit=limit + 1, status=status, kind=kind)
+        rows = context.jobs(session).list(before=cursor, limit=limit + 1, wanted=wanted)
         artifacts = context.jobs(session).artifacts_of(rows)
         made = {row.id: [item for item in artifacts if item.job_id == row.id] for row in rows}
     place_of = context.services.outlook.place_of
@@ -60,24 +85,33 @@ def list_jobs(
     return page(items, [row.id for row in rows], limit)
 
 
-@router.get("/{job_id}", operation_id="get_job", response_model=JobRead, responses=documented(HTTPStatus.NOT_FOUND))
+@router.get(
+    "/{job_id}",
+    operation_id="get_job",
+    response_model=JobRead,
+    responses={HTTPStatus.NOT_MODIFIED: {"description": "It is as `If-None-Match` has it."}}
+    | documented(HTTPStatus.NOT_FOUND),
+)
 async def get_job(
     job_id: JobId,
+    request: Request,
     context: Context,
     wait: WaitS = 0,
     after: Annotated[Seq | None, Query(description="With `wait`: `last_event` as you know it.")] = None,
-) -> JobRead:
-    """One job. With `?wait=30`, answers at its next change after `after` (or from now on), or when it has ended."""
+) -> Response:
+    """One job, with an ETag. With `?wait=30`, answers at its next change after `after` (or from now on), or when it
+    has ended.
+    """
     job = await run_in_threadpool(read_job, context, job_id)
-    seen = job.last_event if after is None else after
-    if wait == 0:
-        return job
-    return await context.services.listener.until(
-        job_id,
-        lambda: read_job(context, job_id),
-        lambda now: now.last_event > seen or now.status.is_terminal,
-        min(wait, context.settings.long_poll_max_s),
-    )
+    if wait > 0:
+        seen = job.last_event if after is None else after
+        job = await context.services.listener.until(
+            job_id,
+            lambda: read_job(context, job_id),
+            lambda now: now.last_event > seen or now.status.is_terminal,
+            min(wait, context.settings.long_poll_max_s),
+        )
+    return tagged(request, job)
 
 
 @router.get(
@@ -99,8 +133,8 @@ async def list_job_events(
     if "text/event-stream" in request.headers.get("accept", ""):
         seen = after if last_event_id is None else last_event_id
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(context, job.id, seen), media_type="text/event-stream", headers=headers)
-    events = await run_in_threadpool(_read_events, context, job_id, after, limit + 1)
+        return StreamingResponse(stream_events(context, job.id, seen), media_type="text/event-stream", headers=headers)
+    events = await run_in_threadpool(read_events, context, job_id, after, limit + 1)
     return EventPage(data=events[:limit], has_more=len(events) > limit)
 
 
@@ -138,6 +172,31 @@ def retry_job(job_id: JobId, context: Context) -> JSONResponse:
     return context.once(None, retry)
 
 
+@router.post(
+    "/{job_id}/clone",
+    operation_id="clone_job",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=JobRead,
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+)
+def clone_job(
+    job_id: JobId,
+    context: Context,
+    changes: Annotated[
+        dict[str, Any] | None,
+        Body(description="What is to be different, as a JSON merge patch (RFC 7396) of a `POST /v1/jobs` body."),
+    ] = None,
+) -> JSONResponse:
+    """Queue a new job with the same parameters, seed and metadata, but for the deadline and what the body changes."""
+
+    def clone(session: Any) -> Answer:
+        original = context.jobs(session).get(job_id)
+        job = context.jobs(session).submit(parse_changed(original, changes or {}), cloned_from=original.id)
+        return Answer(HTTPStatus.ACCEPTED, JobRead.of(job).model_dump(mode="json"), f"/v1/jobs/{job.id}")
+
+    return context.once(changes, clone)
+
+
 @router.get(
     "/{job_id}/artifacts",
     operation_id="list_job_artifacts",
@@ -147,36 +206,3 @@ def retry_job(job_id: JobId, context: Context) -> JSONResponse:
 def list_job_artifacts(job_id: JobId, context: Context) -> list[ArtifactRead]:
     """The files that the job produced."""
     return read_job(context, job_id).artifacts
-
-
-def read_job(context: RequestContext, job_id: str) -> JobRead:
-    """One job with its artifacts and transitions."""
-    with context.transaction() as session:
-        job = context.jobs(session).get(job_id)
-        artifacts, changes = context.jobs(session).artifacts_of([job]), transitions(session, job_id)
-    return JobRead.of(job, artifacts, changes, context.services.outlook.place_of(job))
-
-
-def _read_events(context: RequestContext, job_id: str, seq: int, limit: int) -> list[EventRead]:
-    with context.transaction() as session:
-        return [EventRead.of(event) for event in events_after(session, job_id, seq, limit=limit)]
-
-
-async def _stream(context: RequestContext, job_id: str, seen: int) -> AsyncIterator[str]:
-    """Events as Server-Sent Events: what is there, then what comes, until the job has ended."""
-    clock = asyncio.get_running_loop().time
-    sent_at = clock()
-    with context.services.listener.watch(job_id) as changed:
-        while True:
-            changed.clear()
-            job = await run_in_threadpool(read_job, context, job_id)
-            for event in await run_in_threadpool(_read_events, context, job_id, seen, EVENTS_PER_READ):
-                yield f"id: {event.seq}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
-                seen, sent_at = event.seq, clock()
-            if seen >= job.last_event and (job.status.is_terminal or context.services.listener.is_ending):
-                return
-            if seen >= job.last_event:
-                await wait_for(changed, PING_S / 3)
-            if clock() - sent_at >= PING_S:
-                yield ": still here\n\n"
-                sent_at = clock()

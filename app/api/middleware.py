@@ -16,6 +16,9 @@ from app.errors import ServiceError
 from app.ids import new_id
 from app.jobs.problems import problem
 
+JSON_ALONE = ("/v1/jobs", "/v1/webhooks")
+"""Where no body is larger than JSON may be."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -77,7 +80,7 @@ class DeclaredSize:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http":
-            limit = self._max_json_bytes if scope["path"].startswith("/v1/jobs") else self._max_bytes
+            limit = self._max_json_bytes if scope["path"].startswith(JSON_ALONE) else self._max_bytes
             declared = Headers(scope=scope).get("content-length", "")
             if declared.isdecimal() and int(declared) > limit:
                 detail = f"The request has {declared} bytes; at most {limit} are taken here."

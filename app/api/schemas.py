@@ -254,6 +254,9 @@ class JobRead(BaseModel):
     cancel_requested: bool
     priority: Priority
     queue: QueuePlace | None
+    cloned_from: str | None
+    max_runtime_s: float | None
+    deadline: datetime | None
     progress: Progress | None
     attempt: int
     config: dict[str, Any]
@@ -287,6 +290,9 @@ class JobRead(BaseModel):
             cancel_requested=row.cancel_requested,
             priority=priority_of(row),
             queue=None if place is None else QueuePlace(position=place.position, eta_s=place.eta_s),
+            cloned_from=row.cloned_from,
+            max_runtime_s=row.max_runtime_s,
+            deadline=row.deadline,
             progress=Progress(**row.progress) if row.progress else None,
             attempt=row.attempt,
             config={key: value for key, value in row.spec.items() if key not in ("kind", "seed")},
@@ -306,6 +312,8 @@ class JobRead(BaseModel):
                 "events": f"{base}/events",
                 "cancel": f"{base}/cancel",
                 "retry": f"{base}/retry",
+                "clone": f"{base}/clone",
+                "logs": f"{base}/logs",
                 "artifacts": f"{base}/artifacts",
             },
         )

@@ -7,6 +7,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.jobs.orm import JobEventRow, JobRow
+from app.jobs.specs import JOB_KINDS
+from app.jobs.status import JobStatus
+from app.webhooks.fanout import EventType, record
 
 CHANGES = "resource_changed"
 """Notified with the id of a job, model or dataset when it changes; delivered at commit."""
@@ -14,12 +17,25 @@ CHANGES = "resource_changed"
 STATUS = "status"
 PROGRESS = "progress"
 
+_EVENT_TYPE_OF: dict[JobStatus, EventType] = {
+    JobStatus.QUEUED: "job.queued",
+    JobStatus.RUNNING: "job.started",
+    JobStatus.SUCCEEDED: "job.succeeded",
+    JobStatus.FAILED: "job.failed",
+    JobStatus.CANCELLED: "job.cancelled",
+}
+_TOLD = (JobRow.event_count, JobRow.project_id, JobRow.kind, JobRow.metadata_.label("metadata"), JobRow.error)
+
 
 def add_event(session: Session, job_id: str, event_type: str, data: dict[str, Any]) -> None:
-    """Append an event with the next number of its job, and ring the bell at commit."""
+    """Append an event with the next number of its job; at commit, ring the bell and have webhooks told of a status."""
     count = update(JobRow).where(JobRow.id == job_id).values(event_count=JobRow.event_count + 1)
-    seq = session.execute(count.returning(JobRow.event_count)).scalar_one()
-    session.add(JobEventRow(job_id=job_id, seq=seq, type=event_type, data=data))
+    job = session.execute(count.returning(*_TOLD)).one()
+    session.add(JobEventRow(job_id=job_id, seq=job.event_count, type=event_type, data=data))
+    if event_type == STATUS and job.kind in JOB_KINDS:
+        told = {"job_id": job_id, "seq": job.event_count, **data, "kind": job.kind, "metadata": job.metadata}
+        told |= {"error": job.error} if data["status"] == JobStatus.FAILED else {}
+        record(session, job.project_id, _EVENT_TYPE_OF[JobStatus(data["status"])], job_id, told)
     announce(session, job_id)
 
 

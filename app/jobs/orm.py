@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, SmallInteger, Text, func, text
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, LargeBinary, SmallInteger, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, JsonObject, Timestamped
@@ -31,6 +31,10 @@ class JobRow(Timestamped, Base):
             unique=True,
             postgresql_where=text("parent_job_id IS NOT NULL"),
         ),
+        Index("ix_jobs_project_id_created_at", "project_id", "created_at"),
+        Index("ix_jobs_metadata", "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
+        Index("ix_jobs_model", "project_id", text("(spec ->> 'model_id')")),
+        Index("ix_jobs_deadline", "deadline", postgresql_where=text("status = 'queued'")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -62,6 +66,12 @@ class JobRow(Timestamped, Base):
     versions: Mapped[JsonObject | None]
     event_count: Mapped[int] = mapped_column(default=0)
 
+    max_runtime_s: Mapped[float | None]
+    """How long one attempt may run; the operator's limit holds besides."""
+    deadline: Mapped[datetime | None]
+    """The job is of no use after it."""
+    cloned_from: Mapped[str | None]
+
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     queued_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
@@ -84,6 +94,17 @@ class JobEventRow(Base):
     type: Mapped[str]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     data: Mapped[JsonObject]
+
+
+class AttemptLogRow(Timestamped, Base):
+    """What the process of one attempt printed, cut to a bounded size."""
+
+    __tablename__ = "attempt_logs"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    fence: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class AnalysisRow(Timestamped, Base):

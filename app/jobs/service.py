@@ -1,6 +1,7 @@
 """What clients may do with jobs: submit, look, cancel, retry."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
@@ -11,15 +12,17 @@ from app.artifacts.storage_quota import check_storage
 from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
 from app.jobs import shards
+from app.jobs.deadlines import has_passed, require_ahead
 from app.jobs.events import STATUS, add_event, announce
 from app.jobs.fairness import LEVELS
+from app.jobs.filters import JobFilter
 from app.jobs.fit import Named, StoredFile, check_fit
 from app.jobs.leases import back_to_queue, ending
 from app.jobs.origin import NOBODY, Origin
 from app.jobs.orm import JobRow
 from app.jobs.queue import enqueue
 from app.jobs.queue_quota import check_queue
-from app.jobs.specs import JOB_KINDS, ClientSpec, InspectionSpec, queue_of
+from app.jobs.specs import ClientSpec, InspectionSpec, queue_of
 from app.jobs.status import JobStatus
 from app.projects.audit import record
 
@@ -34,19 +37,32 @@ class JobService:
         self._origin = origin
         self._catalog = Catalog(session, project_id)
 
-    def submit(self, spec: ClientSpec) -> JobRow:
+    def check(self, spec: ClientSpec) -> Named:
+        """What the job would work on, if it could be queued.
+
+        Raises:
+            NotFoundError: the model, dataset or slice is not in this project.
+            ConflictError: the model or dataset is not ready, or was rejected.
+            InvalidInputError: model, dataset and slice do not belong together, or the deadline has passed.
+        """
+        named = self._find_named(spec)
+        check_fit(spec, named)
+        require_ahead(self._session, spec.deadline)
+        return named
+
+    def submit(self, spec: ClientSpec, *, cloned_from: str | None = None) -> JobRow:
         """Queue a job.
 
         Raises:
             NotFoundError: the model, dataset or slice is not in this project.
             ConflictError: the model or dataset is not ready, or was rejected.
-            InvalidInputError: model, dataset and slice do not belong together.
+            InvalidInputError: model, dataset and slice do not belong together, or the deadline has passed.
             QuotaError: the project may have no more jobs waiting, or stores too much already.
         """
-        check_fit(spec, self._find_named(spec))
+        self.check(spec)
         check_queue(self._session, self._project_id)
         check_storage(self._session, self._project_id, adding=1)
-        job = self._add(spec)
+        job = self._add(spec, max_runtime_s=spec.max_runtime_s, deadline=spec.deadline, cloned_from=cloned_from)
         record(self._session, self._project_id, "job.create", job.id, kind=job.kind)
         return job
 
@@ -81,16 +97,11 @@ class JobService:
         jobs = {job.id: job for job in self._session.scalars(query)}
         return [(model, jobs.get(model.produced_by_job_id or "")) for model in line]
 
-    def list(
-        self, *, before: str | None, limit: int, status: JobStatus | None = None, kind: str | None = None
-    ) -> Sequence[JobRow]:
-        """At most `limit` jobs, newest first, older than the one called `before`."""
-        kinds = JOB_KINDS if kind is None else (kind,)
-        query = select(JobRow).where(JobRow.project_id == self._project_id, JobRow.kind.in_(kinds))
+    def list(self, *, before: str | None, limit: int, wanted: JobFilter = JobFilter()) -> Sequence[JobRow]:
+        """At most `limit` of the jobs that are wanted, newest first, older than the one called `before`."""
+        query = select(JobRow).where(JobRow.project_id == self._project_id, *wanted.conditions())
         if before is not None:
             query = query.where(JobRow.id < before)
-        if status is not None:
-            query = query.where(JobRow.status == status.value)
         return self._session.scalars(query.order_by(JobRow.id.desc()).limit(limit)).all()
 
     def artifacts_of(self, jobs: Sequence[JobRow]) -> Sequence[ArtifactRow]:
@@ -122,7 +133,7 @@ class JobService:
         """Queue a failed or cancelled job again, with a fresh set of attempts.
 
         Raises:
-            ConflictError: it is still under way, or it has succeeded.
+            ConflictError: it is still under way, it has succeeded, or its deadline has passed.
             QuotaError: the project may have no more jobs waiting.
         """
         job = self._find(job_id, for_update=True)
@@ -130,6 +141,11 @@ class JobService:
             raise ConflictError(
                 f"The job {job_id} is {job.status}; only failed and cancelled jobs can be retried.",
                 hint="Submit a new job to run it once more.",
+            )
+        if has_passed(self._session, job.deadline):
+            raise ConflictError(
+                f"The deadline of the job {job_id} has passed: {job.deadline}.",
+                hint="POST …/clone, with another deadline or none.",
             )
         check_queue(self._session, self._project_id)
         fresh = {"error": None, "finished_at": None, "cancel_requested": False}
@@ -151,8 +167,8 @@ class JobService:
                 files[pointer] = StoredFile(artifact, self.get(artifact.job_id).spec)
         return Named(model, datasets, files)
 
-    def _add(self, spec: ClientSpec | InspectionSpec) -> JobRow:
-        values = spec.model_dump(mode="json")
+    def _add(self, spec: ClientSpec | InspectionSpec, **columns: Any) -> JobRow:
+        values = spec.model_dump(mode="json", exclude=set(columns))
         job = JobRow(
             id=new_id("job"),
             project_id=self._project_id,
@@ -164,6 +180,7 @@ class JobService:
             attempt_limit=self._max_attempts,
             request_id=self._origin.request_id,
             traceparent=self._origin.traceparent,
+            **columns,
         )
         self._session.add(job)
         self._session.flush()

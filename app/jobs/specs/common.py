@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from neusemslice.errors import ConfigError
@@ -29,6 +30,17 @@ Metadata = Annotated[
     ],
     Field(max_length=16, description="Up to 16 pairs of your own; keys up to 64, values up to 512 characters."),
 ]
+MAX_RUNTIME_S = 366 * 24 * 3600.0
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The same moment; none so far off that UTC or Postgres could not express it."""
+    if not 1970 < moment.year < 9000:
+        raise ValueError("the year must lie between 1971 and 8999")
+    return moment.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
 
 
 class Strict(BaseModel):
@@ -63,6 +75,18 @@ class Common(Strict):
     priority: Priority = Field(
         default="normal",
         description="More urgent jobs start first, whosesoever they are; among equals, projects take turns.",
+    )
+    max_runtime_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_RUNTIME_S,
+        description="End an attempt that runs longer, with the code `max_runtime_exceeded`. The operator's limit holds "
+        "besides.",
+    )
+    deadline: Moment | None = Field(
+        default=None,
+        description="When the job is of no use any more: one that still waits then fails, one that runs is stopped, "
+        "both with the code `deadline_passed`.",
     )
     batch_size: int = Field(default=256, ge=1, le=8192)
     limit_per_category: int | None = Field(

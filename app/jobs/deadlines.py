@@ -1,0 +1,71 @@
+"""Jobs that are of no use after a certain time. The time is the database's."""
+
+from datetime import datetime
+
+import structlog
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.db import Database, JsonObject
+from app.errors import FieldError, InvalidInputError
+from app.jobs.events import STATUS, add_event
+from app.jobs.leases import ending
+from app.jobs.orm import JobRow
+from app.jobs.problems import problem
+from app.jobs.status import JobStatus
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+
+
+def end_overdue(database: Database) -> int:
+    """Fail the jobs that still wait after their deadline, and return how many. Any number of processes may do this."""
+    overdue = (JobRow.status == JobStatus.QUEUED.value, JobRow.deadline < func.clock_timestamp())
+    with database.transaction() as session:
+        query = select(JobRow).where(*overdue).limit(BATCH).with_for_update(skip_locked=True)
+        jobs = session.scalars(query).all()
+        for job in jobs:
+            error = deadline_passed(job.deadline, where="still waited for a worker")
+            session.execute(update(JobRow).where(JobRow.id == job.id).values(**ending(JobStatus.FAILED), error=error))
+            status = {"status": JobStatus.FAILED.value, "reason": "deadline_passed", "attempt": job.attempt}
+            add_event(session, job.id, STATUS, status)
+            log.warning("job.deadline_passed", job_id=job.id)
+        return len(jobs)
+
+
+def has_passed(session: Session, deadline: datetime | None) -> bool:
+    """Whether it has, by the database's clock."""
+    return deadline is not None and session.execute(select(func.clock_timestamp() >= deadline)).scalar_one()
+
+
+def require_ahead(session: Session, deadline: datetime | None) -> None:
+    """Refuse a deadline in the past.
+
+    Raises:
+        InvalidInputError: it is; points at `/deadline`.
+    """
+    if has_passed(session, deadline):
+        detail = f"{deadline} has passed"
+        raise InvalidInputError(
+            f"The job could never start: {detail}.",
+            errors=[FieldError("/deadline", detail)],
+            hint="Give a time to come, with its offset, such as 2030-01-31T06:00:00Z.",
+        )
+
+
+def deadline_passed(deadline: datetime | None, *, where: str) -> JsonObject:
+    """The job is of no use any more; `where` says how far it had come."""
+    detail = f"The deadline, {deadline}, has passed, and the job {where}."
+    return problem("deadline_passed", detail, hint="POST …/clone, with a later deadline or none.")
+
+
+def max_runtime_exceeded(limit_s: float, *, resumable: bool) -> JsonObject:
+    """The job ran longer than its client wanted."""
+    hint = "POST …/retry: the job goes on from its last checkpoint." if resumable else ""
+    return problem(
+        "max_runtime_exceeded",
+        f"The job ran longer than its max_runtime_s, {limit_s:g} s.",
+        hint=hint or "POST …/clone with a larger max_runtime_s.",
+        retryable=resumable,
+    )
