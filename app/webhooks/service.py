@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
+from app.projects.audit import record
 from app.settings import Settings
 from app.webhooks.addresses import check_url
 from app.webhooks.disabling import disable
@@ -49,6 +50,7 @@ class WebhookService:
         )
         self._session.add(row)
         self._session.flush()
+        record(self._session, self._project_id, "webhook.create", row.id, url=url)
         self._session.refresh(row)
         return row
 
@@ -97,6 +99,7 @@ class WebhookService:
         if enabled or url is not None:
             row.failures, row.failing_since, row.paused_until = 0, None, None
         self._session.flush()
+        record(self._session, self._project_id, "webhook.change", row.id, url=row.url)
         return row
 
     def rotate(self, webhook_id: str, *, overlap_s: float) -> WebhookRow:
@@ -109,6 +112,7 @@ class WebhookService:
         row.previous_secret, row.secret = row.secret, new_secret()
         row.previous_until = self._now() + timedelta(seconds=overlap_s)
         self._session.flush()
+        record(self._session, self._project_id, "webhook.rotate", row.id)
         return row
 
     def delete(self, webhook_id: str) -> None:
@@ -118,6 +122,7 @@ class WebhookService:
             NotFoundError: this project has none with that id.
         """
         self._session.delete(self.get(webhook_id, lock=True))
+        record(self._session, self._project_id, "webhook.delete", webhook_id)
 
     def deliveries(
         self, webhook_id: str, *, before: str | None, limit: int, status: str | None = None
@@ -157,6 +162,7 @@ class WebhookService:
         fresh = {"status": "pending", "tries_limit": DeliveryRow.tries + MAX_TRIES, "due_at": func.clock_timestamp()}
         self._session.execute(update(DeliveryRow).where(*mine).values(**fresh))
         self._session.refresh(delivery)
+        record(self._session, self._project_id, "webhook.redeliver", webhook_id, event_id=event_id)
         return delivery
 
     def _now(self) -> datetime:

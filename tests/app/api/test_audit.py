@@ -32,6 +32,12 @@ def finished(api: Api, client: httpx.Client, job: dict[str, object]) -> str:
     return client.get(f"/v1/jobs/{job_id}").json()["artifacts"][0]["id"]
 
 
+def redeliver(client: httpx.Client, webhook_id: str) -> httpx.Response:
+    (delivery,) = client.get(f"/v1/webhooks/{webhook_id}/deliveries").json()["data"]
+    return client.post(delivery["links"]["redeliver"])
+
+
+WEBHOOK = {"url": "https://hooks.example.org/", "events": ["job.queued"]}
 Request = Callable[[httpx.Client, dict[str, str]], httpx.Response]
 
 CHANGES: dict[str, tuple[str, Request]] = {
@@ -42,6 +48,12 @@ CHANGES: dict[str, tuple[str, Request]] = {
     "create_job": ("job.create", lambda c, ids: c.post("/v1/jobs", json=ids["spec"])),
     "cancel_job": ("job.cancel", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/cancel")),
     "retry_job": ("job.retry", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/retry")),
+    "create_webhook": ("webhook.create", lambda c, ids: c.post("/v1/webhooks", json=WEBHOOK)),
+    "change_webhook": ("webhook.change", lambda c, ids: c.patch(f"/v1/webhooks/{ids['create_webhook']}", json={})),
+    "rotate_webhook_secret": ("webhook.rotate", lambda c, ids: c.post(f"/v1/webhooks/{ids['create_webhook']}/rotate")),
+    "clone_job": ("job.create", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/clone")),
+    "redeliver_webhook": ("webhook.redeliver", lambda c, ids: redeliver(c, ids["create_webhook"])),
+    "delete_webhook": ("webhook.delete", lambda c, ids: c.delete(f"/v1/webhooks/{ids['create_webhook']}")),
     "create_upload": ("upload.create", lambda c, ids: c.post("/v1/uploads", json={"size_bytes": 1})),
     "complete_upload": ("upload.complete", lambda c, ids: complete(c, ids["create_upload"])),
     "delete_upload": ("upload.delete", lambda c, ids: c.delete(f"/v1/uploads/{ids['create_upload']}")),
