@@ -30,7 +30,7 @@ def warm() -> Iterator[WarmStart]:
         patch.setenv("DATABASE_URL", "postgresql://secret")
         patch.setenv("REDIS_URL", "redis://secret")
         with WarmStart(1, ODD) as warm:
-            assert warm.wait_until_ready(60)
+            assert warm.wait_until_ready(180)
             yield warm
 
 
@@ -204,7 +204,7 @@ import sys, time
 from worker.order import LOG, ORDER, OUTCOME, Limits, Order, Outcome
 from worker.warm_start import WarmStart
 warm = WarmStart(1, sys.argv[1:])
-assert warm.wait_until_ready(60)
+assert warm.wait_until_ready(180)
 print(warm._process.pid, flush=True)
 time.sleep(60)
 """
