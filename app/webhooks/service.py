@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -50,8 +51,8 @@ class WebhookService:
         )
         self._session.add(row)
         self._session.flush()
-        record(self._session, self._project_id, "webhook.create", row.id, url=url)
         self._session.refresh(row)
+        self._record("create", row.id, events=row.events)
         return row
 
     def list(self) -> Sequence[WebhookRow]:
@@ -99,7 +100,7 @@ class WebhookService:
         if enabled or url is not None:
             row.failures, row.failing_since, row.paused_until = 0, None, None
         self._session.flush()
-        record(self._session, self._project_id, "webhook.change", row.id, url=row.url)
+        self._record("change", webhook_id, another_url=url is not None, events=events and list(events), enabled=enabled)
         return row
 
     def rotate(self, webhook_id: str, *, overlap_s: float) -> WebhookRow:
@@ -112,7 +113,7 @@ class WebhookService:
         row.previous_secret, row.secret = row.secret, new_secret()
         row.previous_until = self._now() + timedelta(seconds=overlap_s)
         self._session.flush()
-        record(self._session, self._project_id, "webhook.rotate", row.id)
+        self._record("rotate", webhook_id)
         return row
 
     def delete(self, webhook_id: str) -> None:
@@ -122,7 +123,7 @@ class WebhookService:
             NotFoundError: this project has none with that id.
         """
         self._session.delete(self.get(webhook_id, lock=True))
-        record(self._session, self._project_id, "webhook.delete", webhook_id)
+        self._record("delete", webhook_id)
 
     def deliveries(
         self, webhook_id: str, *, before: str | None, limit: int, status: str | None = None
@@ -162,8 +163,12 @@ class WebhookService:
         fresh = {"status": "pending", "tries_limit": DeliveryRow.tries + MAX_TRIES, "due_at": func.clock_timestamp()}
         self._session.execute(update(DeliveryRow).where(*mine).values(**fresh))
         self._session.refresh(delivery)
-        record(self._session, self._project_id, "webhook.redeliver", webhook_id, event_id=event_id)
+        self._record("redeliver", webhook_id, event_id=event_id)
         return delivery
+
+    def _record(self, change: str, webhook_id: str, **details: Any) -> None:
+        """Into the audit log. An address may hold a secret, and is left out."""
+        record(self._session, self._project_id, f"webhook.{change}", webhook_id, **details)
 
     def _now(self) -> datetime:
         now: datetime = self._session.execute(select(func.clock_timestamp())).scalar_one()

@@ -11,6 +11,7 @@ from app.jobs.completion import Output
 from tests.app.api.conftest import Api
 
 SPEC = '{"builder": "mlp", "kwargs": {"sizes": [64, 8, 10]}, "input_shape": [1, 8, 8]}'
+WEBHOOK = {"url": "https://hooks.example.invalid/a-secret-place", "events": ["job.cancelled"]}
 FILE = {"file": ("f", b"content")}
 
 
@@ -19,6 +20,11 @@ def complete(client: httpx.Client, upload_id: str) -> httpx.Response:
     part = client.put(f"/v1/uploads/{upload_id}/parts/1", content=b"x", headers={"X-Content-SHA256": digest})
     assert part.is_success
     return client.post(f"/v1/uploads/{upload_id}/complete")
+
+
+def redeliver(client: httpx.Client, webhook_id: str) -> httpx.Response:
+    (delivery,) = client.get(f"/v1/webhooks/{webhook_id}/deliveries").json()["data"]
+    return client.post(delivery["links"]["redeliver"])
 
 
 def finished(api: Api, client: httpx.Client, job: dict[str, object]) -> str:
@@ -32,12 +38,6 @@ def finished(api: Api, client: httpx.Client, job: dict[str, object]) -> str:
     return client.get(f"/v1/jobs/{job_id}").json()["artifacts"][0]["id"]
 
 
-def redeliver(client: httpx.Client, webhook_id: str) -> httpx.Response:
-    (delivery,) = client.get(f"/v1/webhooks/{webhook_id}/deliveries").json()["data"]
-    return client.post(delivery["links"]["redeliver"])
-
-
-WEBHOOK = {"url": "https://hooks.example.org/", "events": ["job.queued"]}
 Request = Callable[[httpx.Client, dict[str, str]], httpx.Response]
 
 CHANGES: dict[str, tuple[str, Request]] = {
@@ -45,15 +45,18 @@ CHANGES: dict[str, tuple[str, Request]] = {
     "delete_model": ("model.delete", lambda c, ids: c.delete(f"/v1/models/{ids['create_model']}")),
     "create_dataset": ("dataset.create", lambda c, ids: c.post("/v1/datasets", data={"spec": "{}"}, files=FILE)),
     "delete_dataset": ("dataset.delete", lambda c, ids: c.delete(f"/v1/datasets/{ids['create_dataset']}")),
+    "create_webhook": ("webhook.create", lambda c, ids: c.post("/v1/webhooks", json=WEBHOOK)),
     "create_job": ("job.create", lambda c, ids: c.post("/v1/jobs", json=ids["spec"])),
     "cancel_job": ("job.cancel", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/cancel")),
-    "retry_job": ("job.retry", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/retry")),
-    "create_webhook": ("webhook.create", lambda c, ids: c.post("/v1/webhooks", json=WEBHOOK)),
-    "change_webhook": ("webhook.change", lambda c, ids: c.patch(f"/v1/webhooks/{ids['create_webhook']}", json={})),
-    "rotate_webhook_secret": ("webhook.rotate", lambda c, ids: c.post(f"/v1/webhooks/{ids['create_webhook']}/rotate")),
-    "clone_job": ("job.create", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/clone")),
     "redeliver_webhook": ("webhook.redeliver", lambda c, ids: redeliver(c, ids["create_webhook"])),
+    "change_webhook": (
+        "webhook.change",
+        lambda c, ids: c.patch(f"/v1/webhooks/{ids['create_webhook']}", json={"enabled": False}),
+    ),
+    "rotate_webhook_secret": ("webhook.rotate", lambda c, ids: c.post(f"/v1/webhooks/{ids['create_webhook']}/rotate")),
     "delete_webhook": ("webhook.delete", lambda c, ids: c.delete(f"/v1/webhooks/{ids['create_webhook']}")),
+    "clone_job": ("job.create", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/clone")),
+    "retry_job": ("job.retry", lambda c, ids: c.post(f"/v1/jobs/{ids['create_job']}/retry")),
     "create_upload": ("upload.create", lambda c, ids: c.post("/v1/uploads", json={"size_bytes": 1})),
     "complete_upload": ("upload.complete", lambda c, ids: complete(c, ids["create_upload"])),
     "delete_upload": ("upload.delete", lambda c, ids: c.delete(f"/v1/uploads/{ids['create_upload']}")),
@@ -85,6 +88,8 @@ def test_every_operation_that_changes_something_leaves_a_row(
         ids[operation_id] = answer.json()["id"] if answer.content else None
         rows = admin.get("/v1/audit", params={"action": action}).json()["data"]
         assert answer.headers["x-request-id"] in [row["request_id"] for row in rows], operation_id
+    everything = admin.get("/v1/audit", params={"limit": 200}).text
+    assert all(secret not in everything for secret in ("a-secret-place", "whsec_", "nss_"))
 
 
 def test_names_who_changed_what_and_for_which_request(
