@@ -41,7 +41,7 @@ def shards_wanted(session: Session, spec: ClientSpec) -> int:
     if spec.shards != "auto":
         return spec.shards
     facts = session.get_one(DatasetRow, spec.dataset_id).facts or {}
-    samples = facts.get("samples", {}).get("train", 0) if is_shardable(slicing) else 0
+    samples = facts.get("samples", {}).get("train", {}).get("total", 0) if is_shardable(slicing) else 0
     return min(max(1, -(-samples // SAMPLES_A_SHARD)), MOST_SHARDS)
 
 

@@ -18,6 +18,8 @@ from app.jobs.reaper import reap
 from app.jobs.service import JobService
 from app.jobs.specs import ReadaptSpec, RestructureSpec, SliceSpec, SlicingParams
 from app.projects.orm import ProjectRow
+from neusemslice.data.facts import DatasetFacts
+from neusemslice.data.preprocess import Preprocess
 from tests.app.jobs.conftest import read
 
 SHARDS = 3
@@ -239,7 +241,10 @@ def test_auto_goes_by_the_number_of_samples(database: Database, spec: SliceSpec,
     asked = spec.model_copy(update={"shards": "auto"})
     flattened = asked.model_copy(update={"slicing": SlicingParams(landscape="flattened")})
     with database.transaction() as session:
-        session.get_one(DatasetRow, spec.dataset_id).facts = {"samples": {"train": samples}}
+        facts = DatasetFacts(
+            input_shape=(4,), class_names=("a", "b"), samples={"train": (samples - 1, 1)}, preprocess=Preprocess()
+        )
+        session.get_one(DatasetRow, spec.dataset_id).facts = facts.to_dict()
         assert shards.shards_wanted(session, asked) == wanted
         assert shards.shards_wanted(session, flattened) == 1
 
