@@ -50,8 +50,8 @@ def read_stages(root: Path, ended_ns: int) -> list[Stage]:
     except OSError:
         return []
     starts = [start for line in lines if (start := _parse(line)) is not None and start[1] <= ended_ns]
-    ends = [began_ns for _, began_ns in starts[1:]] + [ended_ns]
-    return [Stage(name, began, max(began, end)) for (name, began), end in zip(starts, ends, strict=True)]
+    following = [*starts[1:], ("", ended_ns)]
+    return [Stage(name, began, max(began, end)) for (name, began), (_, end) in zip(starts, following, strict=False)]
 
 
 def _parse(line: bytes) -> tuple[str, int] | None:

@@ -37,6 +37,7 @@ _MODULES = (
     "worker.readapting",
     "worker.incrementing",
     "worker.comparing",
+    "torch.fx.experimental.symbolic_shapes",
 )
 _SET_CHILD_SUBREAPER = 36
 _PACKET_BYTES = 64 * 1024

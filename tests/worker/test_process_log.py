@@ -47,6 +47,13 @@ def test_each_stage_is_a_line_and_can_be_read_again(settings: Settings) -> None:
     with (root / STAGES).open("a") as file:
         file.write('{"not": "a stage"}\n["late", 9223372036854775807]\n["torn')
     assert read_stages(root, ended_ns=2**62) == [Stage("import", stage.began_ns, 2**62)]
+    assert read_stages(root, ended_ns=0) == []  # by a clock that has gone back since, none has begun
+
+
+def test_a_process_that_died_before_its_first_stage_has_none(tmp_path: Path) -> None:
+    (tmp_path / STAGES).parent.mkdir()
+    (tmp_path / STAGES).touch()
+    assert read_stages(tmp_path, ended_ns=2**62) == []
 
 
 def test_a_failure_is_one_line_with_its_traceback(settings: Settings) -> None:
