@@ -56,7 +56,6 @@ SUPERVISING = {
 REAPING = {
     "reaping": Point("after", "app.jobs.reaper:_settle"),
     "reaped": Point("after", "worker.maintenance:reap"),
-    "reannounced": Point("after", "worker.maintenance:reannounce_stale"),
     "relaying": Point("after", "app.jobs.queue:LocalQueue.publish"),
     "relayed": Point("after", "worker.maintenance:relay_outbox"),
 }
@@ -116,7 +115,7 @@ class Armed:
                         process.kill()
 
 
-_ONLY_WITH_RESULT = {"claiming", "reaped", "reannounced", "relayed"}
+_ONLY_WITH_RESULT = {"claiming", "reaped", "relayed"}
 """Points that every round of polling passes; they count once the call has found something."""
 
 

@@ -4,12 +4,10 @@ import os
 import signal
 
 import pytest
-from sqlalchemy import update
 
-from app.jobs.orm import JobRow
 from tests.chaos.conftest import Canonical, submit_inspections, submit_slices
 from tests.chaos.deployment import Deployment, Keeper, until
-from tests.chaos.failpoints import POINTS, REAPING, SUBMITTING, SUPERVISING
+from tests.chaos.failpoints import POINTS, REAPING, SUBMITTING, SUPERVISING, Armed
 from tests.chaos.invariants import examine
 
 IN_TRANSACTION = ("claiming", "committing")
@@ -19,26 +17,19 @@ OVER = ("committed", "cleaned")
 
 
 def test_every_process_is_killed_at_every_step_once(deployment: Deployment) -> None:
-    """Whoever is first at a step dies there and is started again, until nobody dies any more.
-
-    One job waits in a queue that nobody works on, so that it is announced again.
-    """
+    """Whoever is first at a step dies there and is started again, until nobody dies any more."""
     points = {name: deployment.point(name) for name in POINTS}
     in_api = tuple(points[name] for name in SUBMITTING)
     in_worker = tuple(points[name] for name in (*SUPERVISING, *REAPING))
     starters = {"api": lambda: deployment.api(*in_api)}
-    inspectors = ("worker", "--gpus", "none", "--queues", "inspect")
-    starters |= {f"worker {number}": lambda: deployment.run(*inspectors, points=in_worker) for number in range(3)}
+    starters |= {f"worker {number}": lambda: deployment.worker(*in_worker) for number in range(3)}
     keys = [f"upload-{number}" for number in range(4)]
-    (waiting,) = submit_inspections(deployment, "waiting")
-    put_into_queue(deployment, waiting, "compute")
     with Keeper(starters):
         for key in keys:
             deployment.submit(key)
-        until(lambda: all(point.fired for point in points.values()), "every step is reached")
-        put_into_queue(deployment, waiting, "inspect")
+        until(lambda: not unreached(points), "every step is reached")
         verdict = examine(deployment, keys)
-    assert verdict.ends == {"succeeded": len(keys) + 1}
+    assert verdict.ends == {"succeeded": len(keys)}
     killed = [process for process in deployment.processes if process.exitcode == -signal.SIGKILL]
     assert len(killed) == len(points)
 
@@ -89,9 +80,8 @@ def test_a_jobs_process_is_killed_as_soon_as_it_has_started(deployment: Deployme
     assert (verdict.ends, verdict.attempts) == ({"succeeded": 1}, 2)
 
 
-def put_into_queue(deployment: Deployment, job_id: str, queue: str) -> None:
-    with deployment.database.transaction() as session:
-        session.execute(update(JobRow).where(JobRow.id == job_id).values(queue=queue))
+def unreached(points: dict[str, Armed]) -> list[str]:
+    return [name for name, point in points.items() if not point.fired]
 
 
 def lose_a_worker(deployment: Deployment) -> None:

@@ -42,6 +42,6 @@ def test_a_queue_that_does_not_exist_is_refused(settings: Settings) -> None:
             queues="gpu",
             gpus="none",
             concurrency=1,
-            stop_signal=lambda: pytest.fail("it started"),
+            stop_signals=lambda: pytest.fail("it started"),
         )
     assert caught.value.hint == "The queues are: inspect, compute."

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -273,16 +274,19 @@ class TestRefusals:
 
 class TestTwoAtOnce:
     def test_a_place_that_is_being_written_is_nobody_elses(self, client: httpx.Client) -> None:
-        upload, go_on = start(client), threading.Event()
+        upload, begun, go_on = start(client), threading.Event(), threading.Event()
         part = part_of(CONTENT, 1)
 
         def slowly() -> Iterator[bytes]:
             yield part[:100]
+            begun.set()
             go_on.wait(10)
             yield part[100:]
 
         with ThreadPoolExecutor(1) as threads:
             slow = threads.submit(send, client, upload, 1, slowly(), sha256(part))
+            begun.wait(10)
+            time.sleep(0.5)  # it is on its way; the server has the place taken by now
             while not slow.done():
                 answer = send(client, upload, 1, bytes(PART))
                 if answer.status_code == 409:
