@@ -18,6 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -144,7 +145,8 @@ def _settle(jobs: dict[int, socket.socket]) -> None:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             continue
-        os.killpg(pid, signal.SIGKILL)  # it is not reaped yet, so the number is still its own
+        with suppress(ProcessLookupError):  # it was killed before it could make a group of its own
+            os.killpg(pid, signal.SIGKILL)  # it is not reaped yet, so the number is still its own
         os.waitpid(pid, 0)
         _end_orphans(jobs)
         code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status

@@ -115,6 +115,15 @@ def test_a_job_stops_on_demand_and_its_siblings_go_on(start: Callable[[str], Chi
     assert second.exit_code() is None
 
 
+def test_jobs_that_are_killed_as_soon_as_they_are_forked_do_not_take_the_zygote_with_them(
+    start: Callable[[str], Child],
+) -> None:
+    """They may not have a group of their own yet."""
+    for _ in range(30):
+        start("sleep").kill()
+    assert ended(start("look")) == 7
+
+
 def test_what_a_job_leaves_behind_is_ended_with_it(start: Callable[[str], Child], tmp_path: Path) -> None:
     """A grandchild in a session of its own: a signal to the job's group does not reach it."""
     child = start("daemonise")
