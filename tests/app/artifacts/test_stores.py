@@ -186,8 +186,8 @@ def test_a_file_comes_from_another_file_system(tmp_path: Path) -> None:
     """As when the work folder is on a disk of its own."""
     store = LocalBlobStore(tmp_path / "store")
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as elsewhere:
-        if os.fstat(elsewhere.fileno()).st_dev == tmp_path.stat().st_dev:
-            pytest.skip("this machine's temporary folder is in memory itself")
+        apart = os.fstat(elsewhere.fileno()).st_dev != tmp_path.stat().st_dev
+        assert apart, "The temporary folder is in memory itself: give pytest a --basetemp on a disk."
         elsewhere.write(CONTENT)
         elsewhere.flush()
         blob = store.put_file(Path(elsewhere.name))
