@@ -1,29 +1,24 @@
 """The service as an outside client sees it: plain HTTP, nothing of the server's code."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import urllib3
+from urllib3.exceptions import HTTPError
 
-from neusemslice_cli.sending import OnProgress, Sending
+from neusemslice_cli.answers import Json, ServiceAnswerError, body_of, check
+from neusemslice_cli.receiving import save
+from neusemslice_cli.sending import PARTS_AT_ONCE, OnProgress, Sending
 
-Json = dict[str, Any]
 OnJob = Callable[[Json], None]
 
 FORM_MAX_BYTES = 64 * 1024 * 1024
 """Larger files go in parts."""
-
-
-class ServiceAnswerError(Exception):
-    """The service refused a request; `problem` is its explanation."""
-
-    def __init__(self, problem: Json) -> None:
-        super().__init__(f"{problem.get('status')} {problem.get('code')}: {problem.get('detail')}")
-        self.problem = problem
+TIMEOUT = urllib3.Timeout(connect=10, read=120)
 
 
 class UploadInterruptedError(Exception):
@@ -38,7 +33,9 @@ class Client:
     """Uploads, jobs and downloads on one service."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=120)
+        self._url = url.rstrip("/")
+        self._key = {"Authorization": f"Bearer {api_key}"}
+        self._http = urllib3.PoolManager(maxsize=PARTS_AT_ONCE, timeout=TIMEOUT, retries=False)
 
     def __enter__(self) -> Self:
         """Use the client in a `with` block."""
@@ -46,7 +43,7 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
-        self._http.close()
+        self._http.clear()
 
     def upload_file(
         self, file: Path, *, name: str = "", upload_id: str | None = None, on_progress: OnProgress = lambda *_: None
@@ -58,12 +55,12 @@ class Client:
         """
         if upload_id is None:
             body = {"size_bytes": file.stat().st_size, "name": name or file.name}
-            upload = _checked(self._http.post("/v1/uploads", json=body))
+            upload = self.post("/v1/uploads", body)
         else:
             upload = self.get(f"/v1/uploads/{upload_id}")
         try:
-            return Sending(self._http, _check, file, upload, on_progress).run()
-        except httpx.TransportError as error:
+            return Sending(self._request, file, upload, on_progress).run()
+        except HTTPError as error:
             raise UploadInterruptedError(upload["id"]) from error
 
     def upload_model(self, weights: Path, architecture: Json, *, name: str) -> Json:
@@ -77,15 +74,15 @@ class Client:
     def submit(self, job: Json, *, idempotency_key: str | None = None) -> Json:
         """Queue a job."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return _checked(self._http.post("/v1/jobs", json=job, headers=headers))
+        return body_of(self._request("POST", "/v1/jobs", json=job, headers=headers))
 
     def post(self, path: str, body: Json) -> Json:
         """Make something."""
-        return _checked(self._http.post(path, json=body))
+        return body_of(self._request("POST", path, json=body))
 
     def get(self, path: str, **parameters: Any) -> Json:
         """Any resource."""
-        return _checked(self._http.get(path, params=parameters))
+        return body_of(self._request("GET", path, fields=parameters))
 
     def wait(self, job: Json, *, on_change: OnJob | None = None, timeout_s: float = 600) -> Json:
         """The job once it has ended, telling `on_change` about each change on the way."""
@@ -99,41 +96,37 @@ class Client:
         return job
 
     def download(self, path: str, destination: Path) -> Path:
-        """A file, checked against its ETag (the SHA-256)."""
-        sha256 = hashlib.sha256()
-        with self._http.stream("GET", path, follow_redirects=True) as response, destination.open("wb") as file:
-            if response.is_error:
-                response.read()
-            _check(response)
-            for chunk in response.iter_raw():
-                sha256.update(chunk)
-                file.write(chunk)
-        first = response.history[0] if response.history else response  # an object store has ETags of its own
-        if first.headers["etag"] != f'"{sha256.hexdigest()}"':
+        """A file, checked against its ETag (the SHA-256).
+
+        Raises:
+            OSError: it arrived damaged.
+        """
+        response = self._request("GET", path, preload_content=False)
+        check(response)
+        etag = response.headers["etag"]
+        if response.status == HTTPStatus.TEMPORARY_REDIRECT:
+            response.release_conn()
+            response = self._http.request("GET", response.headers["location"], preload_content=False)
+            if response.status != HTTPStatus.OK:
+                raise OSError(f"the object store answered {response.status} instead of {path}")
+        if etag != f'"{save(response, destination)}"':
             raise OSError(f"{destination} arrived damaged: its SHA-256 is not the ETag")
         return destination
+
+    def _request(
+        self, method: str, path: str, *, headers: dict[str, str] | None = None, **parts: Any
+    ) -> urllib3.BaseHTTPResponse:
+        return self._http.request(method, self._url + path, headers=self._key | (headers or {}), **parts)
 
     def _upload(self, collection: str, file: Path, spec: Json, name: str) -> Json:
         if file.stat().st_size > FORM_MAX_BYTES:
             made_of = {"upload": self.upload_file(file, name=name)["id"], "spec": spec, "name": name}
-            asset = _checked(self._http.post(f"/v1/{collection}", json=made_of))
+            asset = self.post(f"/v1/{collection}", made_of)
         else:
-            with file.open("rb") as stream:
-                form = {"spec": json.dumps(spec), "name": name}
-                asset = _checked(self._http.post(f"/v1/{collection}", data=form, files={"file": (file.name, stream)}))
+            form = {"spec": json.dumps(spec), "name": name, "file": (file.name, file.read_bytes())}
+            asset = body_of(self._request("POST", f"/v1/{collection}", fields=form))
         while asset["status"] == "processing":
             asset = self.get(asset["links"]["self"], wait=20)
         if asset["status"] == "rejected":
             raise ServiceAnswerError(asset["error"])
         return asset
-
-
-def _checked(response: httpx.Response) -> Json:
-    _check(response)
-    body: Json = response.json()
-    return body
-
-
-def _check(response: httpx.Response) -> None:
-    if response.is_error:
-        raise ServiceAnswerError(response.json())

@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import httpx
+import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -87,9 +88,9 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{url}/readyz", timeout=2).is_success:
+            if urllib3.request("GET", f"{url}/readyz", timeout=2, retries=False).status == HTTPStatus.OK:
                 return
-        except httpx.TransportError:
+        except urllib3.exceptions.HTTPError:
             time.sleep(0.1)
     raise RuntimeError(f"The server did not get ready. The end of {log}:\n{log.read_text()[-3000:]}")
 

@@ -5,16 +5,18 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-import httpx
+import urllib3
+from urllib3.exceptions import HTTPError
 
-Json = dict[str, Any]
+from neusemslice_cli.answers import Json, ServiceAnswerError, check
+
 OnProgress = Callable[[int, int], None]
 """Told the bytes that the service has, and the file's size."""
-Check = Callable[[httpx.Response], None]
+Request = Callable[..., urllib3.BaseHTTPResponse]
 
 PARTS_AT_ONCE = 4
 TRIES = 6
@@ -24,9 +26,8 @@ _PIECE = 1024 * 1024
 class Sending:
     """One file on its way. After an interruption, another one with the same `upload` sends what is missing."""
 
-    def __init__(self, http: httpx.Client, check: Check, file: Path, upload: Json, on_progress: OnProgress) -> None:
-        self._http = http
-        self._check = check
+    def __init__(self, request: Request, file: Path, upload: Json, on_progress: OnProgress) -> None:
+        self._request = request
         self._file = file
         self._upload = upload
         self._on_progress = on_progress
@@ -58,39 +59,36 @@ class Sending:
             sha256.update(piece)
         headers = {"X-Content-SHA256": sha256.hexdigest(), "Content-Length": str(length)}
         path = self._upload["links"]["parts"].format(number=number)
-        self._try(lambda: self._http.put(path, content=_pieces(self._file, start, length), headers=headers))
+        self._try(lambda: self._request("PUT", path, body=_pieces(self._file, start, length), headers=headers))
         with self._lock:
             self._done += length
             self._on_progress(self._done, size)
 
     def _complete(self) -> Json:
         while True:
-            response = self._try(lambda: self._http.post(self._upload["links"]["complete"]))
-            if response.status_code != httpx.codes.ACCEPTED:
+            response = self._try(lambda: self._request("POST", self._upload["links"]["complete"]))
+            if response.status != HTTPStatus.ACCEPTED:
                 upload: Json = response.json()
                 return upload
             time.sleep(float(response.headers.get("retry-after", 1)))
 
-    def _try(self, request: Callable[[], httpx.Response]) -> httpx.Response:
+    def _try(self, request: Callable[[], urllib3.BaseHTTPResponse]) -> urllib3.BaseHTTPResponse:
         """Again after a broken connection, and where the service says that later is better."""
         for turn in range(TRIES):
             last = turn == TRIES - 1
             try:
                 response = request()
-            except httpx.TransportError:
+                check(response)
+            except HTTPError:
                 if last:
                     raise
+            except ServiceAnswerError as error:
+                if last or not error.is_passing:
+                    raise
             else:
-                if not (response.is_error and _is_passing(response)) or last:
-                    self._check(response)
-                    return response
+                return response
             time.sleep(0.2 * 2**turn)
         raise AssertionError("the last turn returns or raises")
-
-
-def _is_passing(response: httpx.Response) -> bool:
-    problem = response.json()
-    return problem.get("retryable", False) or problem.get("code") in ("upload_busy", "request_timeout")
 
 
 def _pieces(file: Path, start: int, length: int) -> Iterator[bytes]:

@@ -1,16 +1,21 @@
-"""Uploads being verified in the background: a few at a time, and each once, however often it is asked for."""
+"""Uploads being verified in the background: while their parts arrive, and, once they have, whole. A few at a time, and
+each once, however often it is asked for.
+"""
 
 import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event, Lock
 
 from app.artifacts.completing import CompletionStoppedError, complete
+from app.artifacts.running_digest import RunningDigest
 from app.artifacts.staging import Staging
 from app.artifacts.store import BlobStore
 from app.db import Database
 from app.errors import ConflictError
 
 AT_ONCE = 4
+REMEMBERED = 64
+"""Uploads whose running digests are kept; another one is read from its beginning again."""
 
 
 class Completions:
@@ -22,8 +27,14 @@ class Completions:
         self._staging = staging
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="completing")
         self._running: dict[str, Future[None]] = {}
+        self._digests: dict[str, RunningDigest] = {}
         self._lock = Lock()
         self._stopping = Event()
+
+    def part_arrived(self, upload_id: str) -> None:
+        """Read on in the upload, in the background."""
+        digest = self._digest(upload_id)
+        self._threads.submit(digest.advance, self._database, self._staging, upload_id, self._stopping.is_set)
 
     async def wait(self, upload_id: str, timeout_s: float) -> None:
         """Verify and store the upload; return when that is done, or after `timeout_s` while it goes on.
@@ -50,14 +61,24 @@ class Completions:
 
     def _complete(self, upload_id: str) -> None:
         try:
-            complete(self._database, self._store, self._staging, upload_id, self._stopping.is_set)
+            running = self._digest(upload_id)
+            complete(self._database, self._store, self._staging, upload_id, running, self._stopping.is_set)
         except CompletionStoppedError:
             return
         except ConflictError as error:
             if error.code != "upload_busy":
                 raise
 
+    def _digest(self, upload_id: str) -> RunningDigest:
+        with self._lock:
+            digest = self._digests.pop(upload_id) if upload_id in self._digests else RunningDigest()
+            self._digests[upload_id] = digest
+            if len(self._digests) > REMEMBERED:
+                del self._digests[next(iter(self._digests))]
+            return digest
+
     def _forget(self, upload_id: str, done: Future[None]) -> None:
         with self._lock:
             if self._running.get(upload_id) is done:
                 del self._running[upload_id]
+                self._digests.pop(upload_id, None)

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 from starlette.concurrency import run_in_threadpool
 
-from app.artifacts.staging import PartWriter
+from app.artifacts.staging import IOV_MAX, PartWriter
 from app.artifacts.uploads import PartPlace
 from app.errors import FieldError, InvalidInputError
 
-PIECE_BYTES = 1024 * 1024
+WRITE_BYTES = 1024 * 1024
 SILENCE_S = 60.0
 
 
@@ -21,7 +21,7 @@ async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWrite
         TimeoutError: nothing came for SILENCE_S.
     """
     clock = asyncio.get_running_loop().time
-    buffer, received = bytearray(), 0
+    pieces, waiting, received = list[bytes](), 0, 0
     writing: asyncio.Future[None] | None = None
     try:
         async with asyncio.timeout(SILENCE_S) as silence:
@@ -31,20 +31,21 @@ async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWrite
                     break
                 if writer is None:
                     continue
-                buffer += chunk
-                if len(buffer) >= PIECE_BYTES:
+                pieces.append(chunk)
+                waiting += len(chunk)
+                if waiting >= WRITE_BYTES or len(pieces) == IOV_MAX:
                     if writing is not None:
                         await writing
-                    writing = asyncio.ensure_future(run_in_threadpool(writer.write, buffer))
-                    buffer = bytearray()
+                    writing = asyncio.ensure_future(run_in_threadpool(writer.write, pieces))
+                    pieces, waiting = [], 0
                     silence.reschedule(clock() + SILENCE_S)
         if received != part.size_bytes:
             raise wrong_size(part, received)
     finally:
         if writing is not None:
             await writing
-    if buffer and writer is not None:
-        await run_in_threadpool(writer.write, buffer)
+    if pieces and writer is not None:
+        await run_in_threadpool(writer.write, pieces)
 
 
 def wrong_size(part: PartPlace, size_bytes: int) -> InvalidInputError:

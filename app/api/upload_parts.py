@@ -66,7 +66,9 @@ async def put_upload_part(
                 if writer.digest != sha256:
                     raise _damaged(part, sha256, writer.digest)
                 await run_in_threadpool(writer.sync)
-                return await run_in_threadpool(_keep, context, upload_id, part, sha256)
+                kept = await run_in_threadpool(_keep, context, upload_id, part, sha256)
+                context.services.completions.part_arrived(upload_id)
+                return kept
     except TimeoutError as error:
         detail = f"Nothing came for {SILENCE_S:.0f} s; the part was not taken. Send it again."
         raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error

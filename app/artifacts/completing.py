@@ -1,17 +1,18 @@
-"""How the parts of an upload become a blob: everything is read once more, and only then does the store get it.
+"""How the parts of an upload become a blob: everything has been read once more before the store gets it.
 
 Each step can be repeated after a crash. What was found is written down before the store gets the file, so that a
 repetition that finds the file gone knows where it went.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.artifacts.blobs import renew
 from app.artifacts.orm import UploadPartRow, UploadRow, UploadStatus
+from app.artifacts.running_digest import RunningDigest
 from app.artifacts.staging import StagedFile, Staging
 from app.artifacts.store import Blob, BlobStore
 from app.artifacts.uploads import not_as_declared
@@ -26,9 +27,15 @@ class CompletionStoppedError(Exception):
 
 
 def complete(
-    database: Database, store: BlobStore, staging: Staging, upload_id: str, should_stop: ShouldStop = lambda: False
+    database: Database,
+    store: BlobStore,
+    staging: Staging,
+    upload_id: str,
+    running: RunningDigest,
+    should_stop: ShouldStop = lambda: False,
 ) -> None:
-    """Verify an upload of which every part has arrived (its status is `completing`) and store it.
+    """Verify an upload of which every part has arrived (its status is `completing`) and store it. What `running` has
+    read already is not read again.
 
     Raises:
         ConflictError: somebody else is at it; or parts were damaged on the disk, and have to come again.
@@ -41,7 +48,7 @@ def complete(
         if upload is None or upload.status == UploadStatus.COMPLETE:
             return
         if staged.size_bytes == upload.size_bytes:
-            digest = _verified(database, upload, parts, staged, should_stop)
+            digest = _verified(database, upload, parts, staged, running, should_stop)
             with database.transaction() as session:
                 session.execute(update(UploadRow).where(UploadRow.id == upload_id).values(digest=digest))
             store.adopt(staged.path, Blob(digest, upload.size_bytes))
@@ -62,11 +69,13 @@ def _verified(
     upload: UploadRow,
     parts: Sequence[UploadPartRow],
     staged: StagedFile,
+    running: RunningDigest,
     should_stop: ShouldStop,
 ) -> str:
     """The file's SHA-256. Where it is not the declared one, the parts' own tell whether the disk is to blame."""
     staged.sync()
-    digest = _digest(staged, 0, upload.size_bytes, should_stop)
+    sha256, start = running.of(parts)
+    digest = _digest(sha256, staged.read(start, upload.size_bytes - start), should_stop)
     if upload.sha256 in (None, digest):
         return digest
     damaged = list(_damaged(upload, parts, staged, should_stop))
@@ -83,13 +92,12 @@ def _damaged(
 ) -> Iterator[int]:
     for part in parts:
         start = (part.number - 1) * upload.part_bytes
-        if _digest(staged, start, part.size_bytes, should_stop) != part.sha256:
+        if _digest(hashlib.sha256(), staged.read(start, part.size_bytes), should_stop) != part.sha256:
             yield part.number
 
 
-def _digest(staged: StagedFile, start: int, size: int, should_stop: ShouldStop) -> str:
-    sha256 = hashlib.sha256()
-    for piece in staged.read(start, size):
+def _digest(sha256: "hashlib._Hash", pieces: Iterable[memoryview], should_stop: ShouldStop) -> str:
+    for piece in pieces:
         sha256.update(piece)
         if should_stop():
             raise CompletionStoppedError

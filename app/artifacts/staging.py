@@ -10,13 +10,15 @@ import fcntl
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import ConflictError, StorageFullError
 
 READ_BYTES = 4 * 1024 * 1024
+IOV_MAX = 1024
+"""As many pieces as the kernel takes in one call."""
 
 
 class PartWriter:
@@ -27,23 +29,27 @@ class PartWriter:
         self._place = start
         self._sha256 = hashlib.sha256()
 
-    def write(self, data: bytearray) -> None:
-        """Append to the part.
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Append to the part; at most IOV_MAX pieces at once.
 
         Raises:
             StorageFullError: the disk is.
         """
-        self._sha256.update(data)
-        rest = memoryview(data)
+        for piece in pieces:
+            self._sha256.update(piece)
+        rest = [memoryview(piece) for piece in pieces if piece]
         while rest:
             try:
-                written = os.pwrite(self._file, rest, self._place)
+                written = os.pwritev(self._file, rest, self._place)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise no_room() from error
                 raise
             self._place += written
-            rest = rest[written:]
+            while rest and written >= len(rest[0]):
+                written -= len(rest.pop(0))
+            if written:
+                rest[0] = rest[0][written:]
 
     @property
     def digest(self) -> str:
@@ -69,13 +75,7 @@ class StagedFile:
 
     def read(self, start: int, size: int) -> Iterator[memoryview]:
         """`size` bytes from `start` in pieces; each is overwritten by the next."""
-        buffer = memoryview(bytearray(min(size, READ_BYTES)))
-        while size:
-            got = os.preadv(self._file, [buffer[:size]], start)
-            if got == 0:
-                raise EOFError(f"{self.path} ends at {start}, {size} bytes too early")
-            yield buffer[:got]
-            start, size = start + got, size - got
+        return _pieces(self._file, start, size)
 
     def sync(self) -> None:
         """See that the bytes are on the disk."""
@@ -110,6 +110,15 @@ class Staging:
         with self._locked(path, 0, 0) as file:
             yield StagedFile(path, file)
 
+    def read(self, upload_id: str, start: int, size: int) -> Iterator[memoryview]:
+        """Bytes that nobody keeps from changing, in pieces; each is overwritten by the next.
+
+        Raises:
+            FileNotFoundError, EOFError: they are not there.
+        """
+        with self.path(upload_id).open("rb", buffering=0) as file:
+            yield from _pieces(file.fileno(), start, size)
+
     def path(self, upload_id: str) -> Path:
         """Where the upload's bytes are while it is unfinished."""
         return self._root / upload_id
@@ -139,6 +148,16 @@ class Staging:
             yield file
         finally:
             os.close(file)
+
+
+def _pieces(file: int, start: int, size: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(size, READ_BYTES)))
+    while size:
+        got = os.preadv(file, [buffer[:size]], start)
+        if got == 0:
+            raise EOFError(f"the upload's file ends at {start}, {size} bytes too early")
+        yield buffer[:got]
+        start, size = start + got, size - got
 
 
 def no_room() -> StorageFullError:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neusemslice import ModelSlice, load_checkpoint
-from neusemslice_cli.client import ServiceAnswerError
+from neusemslice_cli.answers import ServiceAnswerError
 from tests.e2e.conftest import Service, upload
 
 

@@ -11,7 +11,8 @@ from app.projects.keys import create_key
 from app.settings import Settings
 from neusemslice_cli import client as client_module
 from neusemslice_cli import sending
-from neusemslice_cli.client import Client, ServiceAnswerError, UploadInterruptedError
+from neusemslice_cli.answers import ServiceAnswerError
+from neusemslice_cli.client import Client, UploadInterruptedError
 from tests.app.api.conftest import serving
 
 PART = 50_000
@@ -58,7 +59,7 @@ def test_an_upload_goes_on_once_the_service_is_back(
 
         def lose_the_service(done: int, _: int) -> None:
             if done >= 3 * PART:
-                running[0]._http = away._http
+                running[0]._request = away._request
 
         running: list[sending.Sending] = []
         run = sending.Sending.run

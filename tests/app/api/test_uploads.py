@@ -5,8 +5,10 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from app.api import receiving
 from app.artifacts.completing import complete
-from app.artifacts.orm import ModelRow, UploadRow
+from app.artifacts.orm import ModelRow, UploadPartRow, UploadRow
+from app.artifacts.running_digest import RunningDigest
 from app.artifacts.staging import Staging
 from app.artifacts.stores import make_store
 from app.artifacts.usage import stored_bytes
@@ -322,6 +325,48 @@ class TestTwoAtOnce:
             assert answer.status_code == 200
 
 
+class TestReadingOn:
+    """The whole file's digest is taken while parts arrive."""
+
+    def test_only_what_followed_a_gap_is_left_to_read(self, api: Api, client: httpx.Client) -> None:
+        upload, running = start(client), RunningDigest()
+        for number, read in ((1, PART), (3, PART), (2, len(CONTENT))):
+            put(client, upload, number)
+            advance(api, running, upload)
+            sha, size = running.of(parts(api, upload))
+            assert (size, sha.hexdigest()) == (read, sha256(CONTENT[:read]))
+
+    def test_a_part_that_came_again_is_read_again(self, api: Api, client: httpx.Client) -> None:
+        upload, running = sent(client), RunningDigest()
+        advance(api, running, upload)
+        changed = CONTENT[:PART] + bytes(PART) + CONTENT[2 * PART :]
+        assert send(client, upload, 2, bytes(PART)).status_code == 200
+        assert running.of(parts(api, upload))[1] == 0
+        begin(api, upload)
+        complete(api.database, api.store, Staging(api.settings.upload_dir), upload["id"], running)
+        assert client.get(f"/v1/uploads/{upload['id']}").json()["sha256"] == sha256(changed)
+
+    def test_a_part_that_comes_again_meanwhile_does_not_count(
+        self, api: Api, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upload, running = sent(client), RunningDigest()
+        read = Staging.read
+
+        def changing(staging: Staging, *arguments: Any) -> Iterator[memoryview]:
+            yield from read(staging, *arguments)
+            send(client, upload, 1, bytes(PART))
+
+        monkeypatch.setattr(Staging, "read", changing)
+        advance(api, running, upload)
+        assert running.of(parts(api, upload))[1] == 0
+
+    def test_a_file_that_is_gone_ends_it(self, api: Api, client: httpx.Client) -> None:
+        upload, running = sent(client), RunningDigest()
+        Staging(api.settings.upload_dir).remove(upload["id"])
+        advance(api, running, upload)
+        assert running.of(parts(api, upload))[1] == 0
+
+
 class TestAfterACrash:
     """Completion is cut off at a step; repeating it goes on from there."""
 
@@ -333,7 +378,7 @@ class TestAfterACrash:
         begin(api, upload)
         monkeypatch.setattr("app.artifacts.completing._finish", crash)
         with pytest.raises(KeyboardInterrupt):
-            complete(api.database, api.store, staging, upload["id"])
+            complete(api.database, api.store, staging, upload["id"], RunningDigest())
         monkeypatch.undo()
         assert client.get(f"/v1/uploads/{upload['id']}").json()["status"] == "completing"
         assert put(client, upload, 1, b"moved" * 5000).json()["code"] == "upload_completing"
@@ -345,7 +390,8 @@ class TestAfterACrash:
         with Staging(api.settings.upload_dir).path(upload["id"]).open("r+b") as file:
             file.seek(PART + 10)
             file.write(bytes(50))
-        answer = finish(client, upload)
+        with restarted(api) as another:
+            answer = finish(another, upload)
         assert (answer.status_code, answer.json()["code"]) == (409, "parts_missing")
         assert [part["number"] for part in client.get(f"/v1/uploads/{upload['id']}").json()["parts"]] == [1, 3]
         put(client, upload, 2, content)
@@ -359,6 +405,23 @@ class TestAfterACrash:
         for number in (1, 2):
             put(client, upload, number, content)
         assert finish(client, upload).status_code == 200
+
+
+@contextmanager
+def restarted(api: Api) -> Iterator[httpx.Client]:
+    """A client of another process's API, which has seen no part arrive."""
+    with serving(api.settings, api.database) as url, replace(api, url=url).client() as client:
+        yield client
+
+
+def advance(api: Api, running: RunningDigest, upload: dict[str, Any]) -> None:
+    running.advance(api.database, Staging(api.settings.upload_dir), upload["id"])
+
+
+def parts(api: Api, upload: dict[str, Any]) -> Sequence[UploadPartRow]:
+    with api.database.transaction() as session:
+        query = select(UploadPartRow).where(UploadPartRow.upload_id == upload["id"])
+        return session.scalars(query.order_by(UploadPartRow.number)).all()
 
 
 def begin(api: Api, upload: dict[str, Any]) -> None:

@@ -164,7 +164,7 @@ def test_expired_uploads_go_with_their_bytes_unless_somebody_is_at_it(deployment
         session.execute(update(UploadRow).where(UploadRow.id.in_([expired, busy])).values(expires_at=over))
     for upload_id in (expired, fresh, "upl_given_up"):
         with staging.writing(upload_id, 0, 10) as writer:
-            writer.write(bytearray(10))
+            writer.write([bytes(10)])
     with staging.writing(busy, 0, 10):
         assert deployment.collector().collect().uploads == 2
     assert sorted(staging.uploads()) == sorted([busy, fresh])
