@@ -4,7 +4,7 @@
 one run; the memory is the growth of the API's process over the time before the first transfer.
 
 Before each measurement a file is written and removed: a virtual machine's host hands out memory page by page, at a
-tenth of the speed of a copy, and whoever comes first would pay for it. The floor of the upload is the three SHA-256 that its
+tenth of the speed of a copy, and whoever comes first would pay for it. The upload's floor is the three SHA-256 that its
 promises need (each part by the client and by the server, the whole by the server), shared by all cores.
 """
 

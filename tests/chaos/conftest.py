@@ -19,6 +19,7 @@ from app.projects.keys import ensure_project
 from neusemslice import trace
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import ImportLimits, Preprocess, import_dataset
+from tests.app.webhooks.receiver import receiving
 from tests.chaos.deployment import Deployment, tiny_dataset
 from worker.facts import model_facts
 
@@ -61,8 +62,10 @@ def deployment(tmp_path: Path, new_database: Callable[[], str]) -> Iterator[Depl
     """Nothing runs in it yet. No kill uses its jobs' attempts up."""
     extra = {"NEUSEMSLICE_MAX_ATTEMPTS": ATTEMPTS, "NEUSEMSLICE_REPUBLISH_AFTER_S": "1"}
     deployment = Deployment(tmp_path / "data", new_database(), extra)
-    yield deployment
-    deployment.stop()
+    with receiving() as receiver:
+        deployment.tell(receiver)
+        yield deployment
+        deployment.stop()
     deployment.database.dispose()
 
 

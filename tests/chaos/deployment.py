@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Self
@@ -23,13 +24,18 @@ from sqlalchemy import select
 from app.db import Database
 from app.jobs.orm import JobRow
 from app.jobs.status import JobStatus
+from app.projects.keys import ensure_project
 from app.settings import Settings
+from app.webhooks.fanout import EVENT_TYPES
+from app.webhooks.service import WebhookService
+from tests.app.webhooks.receiver import Receiver
 from tests.chaos import commands
 from tests.chaos.failpoints import Action, Armed
 
 PATIENCE_S = 120.0
 SHORT = {"LEASE_S": "1.5", "HEARTBEAT_S": "0.1", "POLL_S": "0.2", "CANCEL_GRACE_S": "0.2", "JOB_THREADS": "1"}
 SHORT |= {"WARM_START": "false"}  # inspections start faster from scratch, and a killed worker has nothing to prepare
+WEBHOOKS = {"NEUSEMSLICE_WEBHOOK_ALLOW_HTTP": "1", "NEUSEMSLICE_WEBHOOK_ALLOWED_NETWORKS": '["127.0.0.1/32"]'}
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.chaos.commands"])
@@ -44,6 +50,8 @@ class Deployment:
     extra: dict[str, str] = field(default_factory=dict)
     processes: list[ForkServerProcess] = field(default_factory=list)
     port: int = 0
+    receiver: Receiver | None = None
+    """Is told of every event by a webhook."""
 
     def __post_init__(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -63,6 +71,15 @@ class Deployment:
     @property
     def _log(self) -> Path:
         return self.data_dir / "all.log"
+
+    def tell(self, receiver: Receiver) -> None:
+        """Have it told of all that happens to jobs from now on."""
+        self.receiver = receiver
+        self.extra |= WEBHOOKS
+        loopback = Settings(webhook_allow_http=True, webhook_allowed_networks=[ip_network("127.0.0.1/32")])
+        with self.database.transaction() as session:
+            project = ensure_project(session, "default")
+            WebhookService(session, project, loopback).create(receiver.url(), EVENT_TYPES)
 
     def point(self, name: str, action: Action = "kill") -> Armed:
         """A point that is reached once in this deployment."""

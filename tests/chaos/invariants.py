@@ -7,16 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.artifacts.orm import ArtifactRow, AssetStatus, BlobRow, DatasetRow, ModelRow
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
 from app.jobs.orm import AnalysisRow, JobEventRow, JobRow, OutboxRow
-from app.jobs.specs import QUEUES, Producing, parse_spec
+from app.jobs.specs import JOB_KINDS, QUEUES, Producing, parse_spec
 from app.jobs.status import JobStatus
 from app.settings import Settings
+from app.webhooks.orm import DeliveryRow
 from tests.chaos.deployment import Deployment, job_processes, until
 from worker.sweeper import sweep
 
@@ -58,6 +59,8 @@ def examine(deployment: Deployment, keys: Iterable[str] = ()) -> Verdict:
     until(lambda: _under_way(database) == 0, f"every job ends\n{deployment.log[-3000:]}")
     until(lambda: not any(job_processes(settings.data_dir)), "no job's process is left", 10)
     until(lambda: not _count_outbox(database), "the outbox is empty", 10)
+    _bring_forward_what_dead_senders_had(database)
+    until(lambda: not _count_undelivered(database), "every message is delivered")
     verdict, wrong = Verdict(), []
     with database.transaction() as session:
         for job in session.scalars(select(JobRow)):
@@ -71,7 +74,7 @@ def examine(deployment: Deployment, keys: Iterable[str] = ()) -> Verdict:
             verdict.checked += 1
             if not holds:
                 wrong.append(what)
-    for what, holds in _of_folders(settings, database):
+    for what, holds in (*_of_messages(deployment), *_of_folders(settings, database)):
         verdict.checked += 1
         if not holds:
             wrong.append(what)
@@ -141,10 +144,31 @@ def _is_true(store: LocalBlobStore, digest: str, size_bytes: int) -> bool:
 
 def _of_keys(session: Session, keys: Iterable[str]) -> Iterator[tuple[str, bool]]:
     names = Counter(session.scalars(select(DatasetRow.name)))
-    inspected = Counter(job.spec.get("dataset_id") for job in session.scalars(select(JobRow)))
-    yield "no dataset is inspected twice", max(inspected.values(), default=1) == 1 or inspected[None] > 0
+    inspections = session.scalars(select(JobRow).where(JobRow.kind == "inspect_dataset"))
+    inspected = Counter(job.spec["dataset_id"] for job in inspections)
+    yield "no dataset is inspected twice", max(inspected.values(), default=1) == 1
     for key in keys:
         yield f"the request {key} took effect once: {names[key]}", names[key] == 1
+
+
+def _of_messages(deployment: Deployment) -> Iterator[tuple[str, bool]]:
+    """Each event has one message, and the receiver got it at least once; its id tells repetitions."""
+    if deployment.receiver is None:
+        return
+    with deployment.database.transaction() as session:
+        deliveries = session.scalars(select(DeliveryRow)).all()
+        told = Counter((row.subject_id, row.body["data"]["seq"], row.body["data"]["status"]) for row in deliveries)
+        events = select(JobEventRow).join(JobRow, JobRow.id == JobEventRow.job_id)
+        of_clients = (JobEventRow.type == "status", JobRow.kind.in_(JOB_KINDS))
+        happened = Counter(
+            (event.job_id, event.seq, event.data["status"]) for event in session.scalars(events.where(*of_clients))
+        )
+    yield f"each event has its message: {told - happened} too many, {happened - told} lacking", told == happened
+    received: dict[str, set[bytes]] = {}
+    for message in deployment.receiver.messages:
+        received.setdefault(message.headers["webhook-id"], set()).add(message.body)
+    yield "every message arrived, and no other", received.keys() == {row.event_id for row in deliveries}
+    yield "a message that came twice is the same", all(len(bodies) == 1 for bodies in received.values())
 
 
 def _of_folders(settings: Settings, database: Database) -> Iterator[tuple[str, bool]]:
@@ -171,3 +195,15 @@ def _under_way(database: Database) -> int:
 def _count_outbox(database: Database) -> int:
     with database.transaction() as session:
         return len(session.scalars(select(OutboxRow.id)).all())
+
+
+def _count_undelivered(database: Database) -> int:
+    with database.transaction() as session:
+        return len(session.scalars(select(DeliveryRow.event_id).where(DeliveryRow.status == "pending")).all())
+
+
+def _bring_forward_what_dead_senders_had(database: Database) -> None:
+    """It would be due again in two minutes. Live senders lose theirs too, and it is sent twice."""
+    with database.transaction() as session:
+        pending = update(DeliveryRow).where(DeliveryRow.status == "pending")
+        session.execute(pending.values(due_at=func.clock_timestamp()))

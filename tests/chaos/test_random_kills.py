@@ -32,6 +32,15 @@ def test_two_hundred_kills_over_a_hundred_jobs(deployment: Deployment, canonical
     storm(deployment, jobs=90, kills=220, slices=submit_slices(deployment, canonical, 10))
 
 
+@pytest.mark.chaos
+def test_kills_over_workers_whose_jobs_are_forked_from_a_warm_process(
+    deployment: Deployment, canonical: Canonical
+) -> None:
+    """That process is shot at as well."""
+    deployment.extra["NEUSEMSLICE_WARM_START"] = "true"
+    storm(deployment, jobs=10, kills=30, slices=submit_slices(deployment, canonical, 6))
+
+
 def storm(deployment: Deployment, *, jobs: int, kills: int, slices: list[str]) -> None:
     """So many kills while so many uploads come in, beside `slices` that are queued; one of these is cancelled."""
     seed = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(10**9))
