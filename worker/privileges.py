@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from worker.kernel import call, process_control
@@ -18,7 +19,8 @@ class _CapabilityHeader(ctypes.Structure):
 def leave_network() -> None:
     """Go into a namespace without any network interface and with no shared memory of others.
 
-    Without privileges, into a user namespace of one's own first; the process must have one thread.
+    Without privileges, into a user namespace of one's own first; the process must have one thread. Where the kernel
+    does not let it keep the user's number in there, it has none, and the user's rights all the same.
 
     Raises:
         OSError: the kernel, or the container that this runs in, does not allow it.
@@ -29,9 +31,10 @@ def leave_network() -> None:
         user, group = os.geteuid(), os.getegid()
         call("unshare", ctypes.c_int(_NEW_USER | _NEW_NETWORK | _NEW_IPC))
         own = Path("/proc/self")
-        (own / "setgroups").write_text("deny")
-        (own / "uid_map").write_text(f"{user} {user} 1")
-        (own / "gid_map").write_text(f"{group} {group} 1")
+        with suppress(PermissionError):
+            (own / "setgroups").write_text("deny")
+            (own / "uid_map").write_text(f"{user} {user} 1")
+            (own / "gid_map").write_text(f"{group} {group} 1")
 
 
 def refuse_new_privileges() -> None:

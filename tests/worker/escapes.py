@@ -1,6 +1,7 @@
-"""What a job's process must not be able to do, tried by one: `python escapes.py free|shut ABOUT` prints what happened.
+"""What a job's process must not be able to do, tried by one: `python escapes.py HOW ABOUT` prints what happened.
 
-ABOUT is JSON: the attempt's folder and where the things are that it must not reach.
+HOW is `free`; `shut`, in the sandbox; or `poor`, in that of a worker without the superuser's rights, such as the
+image's. ABOUT is JSON: the attempt's folder and where the things are that it must not reach.
 """
 
 import ctypes
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.order import Limits
+from worker.privileges import drop_capabilities
 from worker.sandbox import confine
 
 MIB = 2**20
@@ -132,15 +134,19 @@ def prctl(option: int, value: int) -> None:
 def main(how: str, told: str) -> None:
     about = json.loads(told)
     root = Path(about["root"])
-    if how == "shut":
-        confine(root, Limits(memory_bytes=2**30, file_bytes=2 * MIB, threads=1, open_files=200))
+    if how == "poor":
+        drop_capabilities()
+    if how != "free":
+        report = confine(root, Limits(memory_bytes=2**30, file_bytes=2 * MIB, threads=1, open_files=200))
     tried = escapes(root, about) | duties(root)
-    happened = {}
+    happened: dict[str, Any] = {}
     for name in about["only"] or tried:
         try:
             happened[name] = repr(tried[name]())
         except (OSError, MemoryError, ValueError) as error:
             happened[name] = type(error).__name__
+    if how == "poor":
+        happened["layers that are off"] = [name for name, layer in report.layers.items() if not layer.on]
     sys.stdout.write(json.dumps(happened))
 
 

@@ -131,6 +131,13 @@ def test_a_job_can_do_its_duties(happened: dict[str, str]) -> None:
     assert done["leave no core"] == "(0, 0)"
 
 
+def test_a_worker_without_the_superusers_rights_shuts_jobs_in_as_well(about: dict[str, Any]) -> None:
+    happened = tried("poor", about)
+    assert happened.pop("layers that are off") == []
+    assert {name for name, what in happened.items() if name in REFUSALS and what not in REFUSALS[name]} == set()
+    assert not [name for name, what in happened.items() if name not in REFUSALS and what.endswith("Error")]
+
+
 def test_a_stored_file_that_is_an_input_stays_as_it_is(about: dict[str, Any], happened: dict[str, str]) -> None:
     blob, place = Path(about["blob"]), Path(about["root"], "inputs", "model")
     assert blob.samefile(place)
