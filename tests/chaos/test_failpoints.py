@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from sqlalchemy import text
 
 from tests.chaos.conftest import Canonical, submit_inspections, submit_slices
 from tests.chaos.deployment import Deployment, Keeper, until
@@ -11,7 +12,7 @@ from tests.chaos.failpoints import POINTS, REAPING, SUBMITTING, SUPERVISING, Arm
 from tests.chaos.invariants import examine
 
 IN_TRANSACTION = ("claiming", "committing")
-"""Whoever is stopped here holds the job's row, and nobody can take the job."""
+"""Whoever is stopped here holds the job's row."""
 OVER = ("committed", "cleaned")
 """Whoever is stopped here has nothing to lose any more."""
 
@@ -43,6 +44,25 @@ def test_an_attempt_that_was_stopped_past_its_lease_changes_nothing_any_more(dep
 @pytest.mark.parametrize("name", [name for name in SUPERVISING if name not in (*IN_TRANSACTION, *OVER)])
 def test_stopped_past_the_lease_at(deployment: Deployment, canonical: Canonical, name: str) -> None:
     assert_late_attempt_is_rejected(deployment, name, *submit_slices(deployment, canonical, 1))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", IN_TRANSACTION)
+def test_stopped_with_the_jobs_row_in_its_hands_at(deployment: Deployment, canonical: Canonical, name: str) -> None:
+    """Nobody can take the job until Postgres ends the transaction that says nothing, after minutes: here at once."""
+    (job_id,) = submit_slices(deployment, canonical, 1)
+    stopped = deployment.point(name, "stop")
+    late = deployment.worker(stopped)
+    until(lambda: stopped.fired, "the first worker stops")
+    deployment.worker()
+    assert not deployment.has_ended(job_id)
+    until(lambda: end_silent_transactions(deployment), "Postgres ends the transaction")
+    until(lambda: deployment.has_ended(job_id), "the second worker finishes the job")
+    assert late.pid is not None
+    os.kill(late.pid, signal.SIGCONT)
+    until(lambda: "terminating connection due to administrator command" in deployment.log, "the first has noticed")
+    assert examine(deployment).ends == {"succeeded": 1}
+    assert late.exitcode is None
 
 
 @pytest.mark.chaos
@@ -78,6 +98,16 @@ def test_a_jobs_process_is_killed_as_soon_as_it_has_started(deployment: Deployme
     verdict = examine(deployment)
     assert point.fired
     assert (verdict.ends, verdict.attempts) == ({"succeeded": 1}, 2)
+
+
+def end_silent_transactions(deployment: Deployment) -> bool:
+    """As Postgres does after idle_in_transaction_session_timeout (app/db.py), but sooner; whether there were any."""
+    silent = """
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()
+        AND state = 'idle in transaction' AND state_change < clock_timestamp() - interval '3 s'
+    """
+    with deployment.database.transaction() as session:
+        return bool(session.execute(text(silent)).all())
 
 
 def unreached(points: dict[str, Armed]) -> list[str]:
