@@ -19,6 +19,7 @@ from app.settings import Settings
 from worker.heart import Heart
 from worker.sandbox import look
 from worker.supervisor import Supervisor
+from worker.sweeper import sweep_folders
 from worker.warm_start import WarmStart
 
 log = structlog.get_logger(__name__)
@@ -75,11 +76,13 @@ def make_worker(settings: Settings, database_url: str) -> Celery:
         """Work on the jobs of the queue, each in its turn, until it has none that may run.
 
         `job_id` says for whom the message was sent; by now another worker may have taken that job, or another may be
-        ahead of it. A message that comes twice or too late finds nothing to do.
+        ahead of it. A message that comes twice or too late finds nothing to do. Then this machine is tidied up: a relay
+        may be on another.
         """
         log.info("worker.woken", queue=queue, job_id=job_id)
         while not draining.is_set() and supervisor().run_next(queue):
             continue
+        sweep_folders(settings, supervisor().database)
 
     return app
 

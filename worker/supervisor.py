@@ -30,6 +30,7 @@ from worker.child import Child, Launch
 from worker.grace import Flag, Grace
 from worker.identity import this_worker
 from worker.inputs import collect_inputs
+from worker.left_logs import keep_left_logs
 from worker.order import LOG, Limits, Outcome
 from worker.progress import ProgressMeter
 from worker.stages import read_stages
@@ -144,6 +145,7 @@ class Supervisor:
         if held.spec.get("shards", 1) != 1 and self._split(held):
             return
         settings, resumable = self._settings, True
+        self._commit(lambda session: keep_left_logs(session, [settings.work_dir / held.job_id]))
         workspace = Workspace.create(settings.work_dir, held, max_checkpoint_bytes=settings.job_checkpoint_bytes)
         try:
             with self._database.transaction() as session:
@@ -293,7 +295,7 @@ class Supervisor:
         except DBAPIError:
             log.exception("job.database_away")
 
-    def _commit(self, write: Callable[[Session], None]) -> None:
+    def _commit(self, write: Callable[[Session], object]) -> None:
         """Write what must not get lost, trying again while the database is away and the lease may still be ours."""
         give_up = time.monotonic() + self._settings.lease_s
         while True:

@@ -1,7 +1,8 @@
-"""Removes what crashes left behind: work folders of jobs that have ended, half-written blobs, old idempotency keys."""
+"""Tidies up after crashes: keeps logs that were left, removes folders of ended jobs, half-written blobs, old keys."""
 
 import shutil
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from app.db import Database
 from app.jobs.orm import IdempotencyRow, JobRow
 from app.jobs.status import JobStatus
 from app.settings import Settings
+from worker.left_logs import keep_left_logs
 
 KEYS_KEPT = timedelta(days=7)
 LEFTOVER_S = 3600.0
@@ -20,16 +22,28 @@ UPLOAD_MAX_S = 24 * 3600.0
 
 def sweep(settings: Settings, database: Database) -> None:
     """Look through this machine's folders and the idempotency keys."""
-    folders = {path.name: path for path in _older_than(settings.work_dir, LEFTOVER_S)}
+    sweep_folders(settings, database)
+    with database.transaction() as session:
+        session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < func.clock_timestamp() - KEYS_KEPT))
+
+
+def sweep_folders(settings: Settings, database: Database) -> None:
+    """Keep the logs that dead supervisors left on this machine, and remove what nobody comes back for."""
+    ages = _ages_s(settings.work_dir)
+    with database.transaction() as session:
+        kept = keep_left_logs(session, ages)
+    for path in kept:
+        path.unlink(missing_ok=True)
+    folders = {path.name: path for path, age in ages.items() if age > LEFTOVER_S}
     with database.transaction() as session:
         for job_id in session.scalars(select(JobRow.id).where(JobRow.id.in_(folders), _may_go_on())):
             del folders[job_id]
-        session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < func.clock_timestamp() - KEYS_KEPT))
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
     for folder in (settings.blob_dir, settings.cache_dir):
-        for path in _older_than(folder / "incoming", UPLOAD_MAX_S):
-            path.unlink(missing_ok=True)
+        for path, age in _ages_s(folder / "incoming").items():
+            if age > UPLOAD_MAX_S:
+                path.unlink(missing_ok=True)
 
 
 def _may_go_on() -> ColumnElement[bool]:
@@ -39,8 +53,11 @@ def _may_go_on() -> ColumnElement[bool]:
     return or_(under_way, and_(JobRow.status == JobStatus.FAILED.value, recent))
 
 
-def _older_than(folder: Path, seconds: float) -> list[Path]:
-    """Entries that nobody has touched for so long; a new attempt touches its job's folder."""
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if time.time() - path.stat().st_mtime > seconds]
+def _ages_s(folder: Path) -> dict[Path, float]:
+    """For each entry, how long nobody has touched it; a new attempt touches its job's folder."""
+    ages = {}
+    if folder.is_dir():
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):  # whoever worked there has ended
+                ages[path] = time.time() - path.stat().st_mtime
+    return ages

@@ -32,7 +32,7 @@ class Workspace:
         workspace = cls(job_dir / f"attempt-{held.fence}")
         for folder in ("inputs", "outputs", "tmp", CHECKPOINTS):
             (workspace.root / folder).mkdir(parents=True)
-        earlier = sorted((path for path in job_dir.iterdir() if _fence_of(path) < held.fence), key=_fence_of)
+        earlier = sorted((path for path in job_dir.iterdir() if fence_of(path) < held.fence), key=fence_of)
         take_over([path / CHECKPOINTS for path in earlier], workspace.checkpoints, max_bytes=max_checkpoint_bytes)
         for path in earlier:
             shutil.rmtree(path, ignore_errors=True)
@@ -92,6 +92,12 @@ class Workspace:
             self.root.parent.rmdir()
 
 
+def fence_of(attempt: Path) -> int:
+    """The number in an attempt's name; 0 for what is no attempt."""
+    found = re.fullmatch(r"attempt-(\d+)", attempt.name)
+    return int(found[1]) if found else 0
+
+
 def log_context(held: Claim) -> dict[str, Any]:
     """What the logs of the supervisor and of the job's process say about this attempt in every line."""
     context = {"job_id": held.job_id, "kind": held.kind, "attempt": held.attempt}
@@ -100,12 +106,6 @@ def log_context(held: Claim) -> dict[str, Any]:
     if held.origin.traceparent is not None:
         context["trace_id"] = held.origin.traceparent.split("-")[1]
     return context
-
-
-def _fence_of(attempt: Path) -> int:
-    """The number in an attempt's name; 0 for what is no attempt."""
-    found = re.fullmatch(r"attempt-(\d+)", attempt.name)
-    return int(found[1]) if found else 0
 
 
 def _provide(source: Path, place: Path) -> None:

@@ -1,17 +1,34 @@
 """What the processes of a job's attempts printed."""
 
+from typing import Protocol
+
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.errors import NotFoundError
-from app.jobs.leases import Claim
 from app.jobs.orm import AttemptLogRow
 
 
-def keep_log(session: Session, held: Claim, content: bytes) -> None:
-    """Keep what the attempt's process printed. It belongs to this claim alone, so that no lease is needed."""
-    row = {"job_id": held.job_id, "fence": held.fence, "attempt": held.attempt, "content": content}
+class Attempt(Protocol):
+    """Which attempt it is: a claim, or what is left of one."""
+
+    @property
+    def job_id(self) -> str:
+        """Its job."""
+
+    @property
+    def fence(self) -> int:
+        """Of its claim."""
+
+    @property
+    def attempt(self) -> int:
+        """Its number, as clients see it."""
+
+
+def keep_log(session: Session, of: Attempt, content: bytes) -> None:
+    """Keep what the attempt's process printed, once. It belongs to this claim alone, so that no lease is needed."""
+    row = {"job_id": of.job_id, "fence": of.fence, "attempt": of.attempt, "content": content}
     session.execute(insert(AttemptLogRow).values(row).on_conflict_do_nothing())
 
 

@@ -1,5 +1,6 @@
 """Real processes killed with real signals: every submitted job ends once, with one set of artifacts."""
 
+import json
 import os
 import signal
 import time
@@ -65,7 +66,7 @@ def test_an_analysis_is_not_repeated_after_kill_9(
 
 
 def test_kill_9_of_the_dispatcher(own_service: Service, network_file: Path, long_dataset_file: Path) -> None:
-    with own_service.client() as client:
+    with own_service.client() as client, own_service.http() as http:
         job = run_until(client, client.submit(long_job(own_service, client, network_file, long_dataset_file)), 0.05)
         runners = own_service.runners()
         (dispatcher,) = own_service.processes("neusemslice_cli.main", "worker", "--parent")
@@ -74,6 +75,8 @@ def test_kill_9_of_the_dispatcher(own_service: Service, network_file: Path, long
         job = client.wait(job)
         assert job["attempt"] == 2
         assert_ended_well_exactly_once(client, job)
+        printed = http.get(f"{job['links']['self']}/logs", params={"attempt": 1}).text.splitlines()
+        assert {(json.loads(line)["job_id"], json.loads(line)["attempt"]) for line in printed} == {(job["id"], 1)}
 
 
 def test_kill_9_of_the_whole_server_with_its_own_postgres(
