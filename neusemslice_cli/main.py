@@ -72,7 +72,7 @@ def worker(
     from worker.heartbeat_file import check_heartbeat
 
     if check:
-        check_heartbeat(_settings(data_dir).data_dir)
+        check_heartbeat(_settings(data_dir).data_dir, "worker")
         return
     from neusemslice_cli import processes
     from neusemslice_cli.workers import run_workers
@@ -86,9 +86,19 @@ def worker(
 
 
 @app.command()
-def relay(data_dir: DataDir = None, parent: Parent = None) -> None:
+def relay(
+    data_dir: DataDir = None,
+    parent: Parent = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Does a relay live on this machine?")] = False,
+) -> None:
     """With Redis: announce queued jobs, take jobs back from workers that fell silent, and send webhook messages."""
     from app.logging import configure_logging
+    from worker.heartbeat_file import HeartbeatFile, check_heartbeat
+
+    if check:
+        check_heartbeat(_settings(data_dir).data_dir, "relay")
+        return
     from app.queues import make_queue
     from neusemslice_cli import processes
     from worker.couriers import couriers
@@ -99,7 +109,9 @@ def relay(data_dir: DataDir = None, parent: Parent = None) -> None:
     _end_with(parent)
     stopping = _stop_signals().stopping
     with processes.migrated_database(settings) as database, couriers(settings, database, stopping):
-        maintain(settings, database, make_queue(settings, database), stopping)
+        heartbeat = HeartbeatFile(settings.data_dir, "relay")
+        maintain(settings, database, make_queue(settings, database), stopping, heartbeat)
+        heartbeat.remove()
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """What holds for the packages as a whole."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -11,11 +13,15 @@ import yaml
 
 import neusemslice
 from app.jobs.specs import JOB_KINDS, SlicingParams
+from app.settings import Settings
 from neusemslice.config import MetricName, SlicingConfig
 from neusemslice.contribution import METRICS
+from neusemslice_cli.companions import STOP_S
 from neusemslice_cli.main import app as command_line
+from worker.couriers import COURIERS, LAST_MESSAGE_S
 
 ROOT = Path(__file__).parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
 @pytest.mark.parametrize(
@@ -48,9 +54,47 @@ def test_the_services_slicing_parameters_are_the_librarys() -> None:
     assert SlicingParams().to_config(seed=0) == SlicingConfig()
 
 
+def seconds(duration: str) -> int:
+    """A duration as docker-compose.yml has it."""
+    units = {"h": 3600, "m": 60, "s": 1}
+    assert re.fullmatch(r"(\d+[hms])+", duration)
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", duration))
+
+
+@pytest.mark.parametrize("name", ["api", "worker", "inspector", "relay"])
+def test_compose_waits_until_a_service_has_drained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = COMPOSE[name]
+    prefix, own = "NEUSEMSLICE_", [variable for variable in service["environment"] if variable.startswith("NEUSEM")]
+    for variable in own:
+        assert variable.removeprefix(prefix).lower() in Settings.model_fields
+        monkeypatch.setenv(variable, service["environment"][variable])
+    settings = Settings()
+    drains = settings.drain_notice_s + settings.drain_grace_s
+    then = {"api": 0, "relay": COURIERS * LAST_MESSAGE_S}.get(name, 2 * STOP_S)
+    assert seconds(service["stop_grace_period"]) >= drains + then
+    if name == "api":
+        assert settings.drain_notice_s == 2 * seconds(service["healthcheck"]["interval"])
+    if name == "inspector":
+        assert settings.drain_grace_s >= settings.inspection_timeout_s
+
+
+def test_the_image_installs_what_traces_need_with_a_command_that_works() -> None:
+    image = (ROOT / "Dockerfile.gpu").read_text()
+    (arguments,) = re.findall(r"^RUN uv (pip install .*-r pyproject\.toml)$", image, re.MULTILINE)
+    here = arguments.replace("--system --no-cache", f"--python {sys.executable} --dry-run --offline")
+    uv = Path(sys.executable).parent / "uv"
+    done = subprocess.run([uv, *here.split()], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "Would make no changes"), done.stderr
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installed = [requirement for extra in re.findall(r"--extra (\S+)", arguments) for requirement in extras[extra]]
+    assert {re.split("[^a-z-]", requirement)[0] for requirement in installed} == {
+        "opentelemetry-exporter-otlp-proto-http",
+        "opentelemetry-sdk",
+    }
+
+
 def test_the_compose_file_runs_commands_that_exist() -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    own = {name: service["command"] for name, service in services.items() if name not in ("postgres", "redis")}
+    own = {name: service["command"] for name, service in COMPOSE.items() if name not in ("postgres", "redis")}
     known = {command.name or command.callback.__name__ for command in command_line.registered_commands}
     assert set(own) == {"api", "worker", "inspector", "relay"}
     for command in own.values():

@@ -36,7 +36,7 @@ class Heart:
             slots=slots,
         )
         self._database = supervisor.database
-        self._file = HeartbeatFile(settings.data_dir)
+        self._file = HeartbeatFile(settings.data_dir, "worker")
         self._draining = supervisor.draining
         self._stopped = Event()
         self._thread = Thread(target=self._run, daemon=True)

@@ -1,4 +1,4 @@
-"""A file that a living worker keeps fresh. A health check that reads it needs neither database nor network.
+"""A file that a living process keeps fresh. A health check that reads it needs neither database nor network.
 
 So an outage of Postgres makes no orchestrator restart workers, which would cost the jobs that they work on.
 """
@@ -8,21 +8,24 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Literal
 
 from app.errors import ServiceError
 from app.jobs.workers import BEATS_MISSED
 
+Role = Literal["worker", "relay"]
+
 
 class HeartbeatFile:
-    """`heartbeats/HOST-PID` under the data folder; it says when it was written, by the machine's monotonic clock."""
+    """`heartbeats/ROLE/HOST-PID` under the data folder; says when it was written, by the machine's monotonic clock."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "heartbeats" / f"{socket.gethostname()}-{os.getpid()}"
+    def __init__(self, data_dir: Path, role: Role) -> None:
+        self._path = _folder(data_dir, role) / f"{socket.gethostname()}-{os.getpid()}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def touch(self, beat_s: float) -> None:
         """Alive; the next sign comes in `beat_s`."""
-        temporary = self._path.with_suffix(".tmp")
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
         temporary.write_text(json.dumps({"at": time.monotonic(), "beat_s": beat_s}))
         temporary.replace(self._path)
 
@@ -31,20 +34,24 @@ class HeartbeatFile:
         self._path.unlink(missing_ok=True)
 
 
-def check_heartbeat(data_dir: Path) -> None:
-    """Find a worker of this machine that lives.
+def check_heartbeat(data_dir: Path, role: Role) -> None:
+    """Find a worker or relay of this machine that lives.
 
     Raises:
         ServiceError: there is none.
     """
-    ages = [_age_in_beats(path) for path in (data_dir / "heartbeats").glob(f"{socket.gethostname()}-*[0-9]")]
+    ages = [_age_in_beats(path) for path in _folder(data_dir, role).glob(f"{socket.gethostname()}-*[0-9]")]
     if not ages:
-        raise ServiceError(f"No worker runs on this machine with the data folder {data_dir}.", hint="Start one.")
+        raise ServiceError(f"No {role} runs on this machine with the data folder {data_dir}.", hint="Start one.")
     if min(ages) > BEATS_MISSED:
         raise ServiceError(
-            f"The worker of this machine has been silent for {min(ages):.0f} of its beats.",
+            f"The {role} of this machine has been silent for {min(ages):.0f} of its beats.",
             hint="It hangs: look at its log, then restart it.",
         )
+
+
+def _folder(data_dir: Path, role: Role) -> Path:
+    return data_dir / "heartbeats" / role
 
 
 def _age_in_beats(path: Path) -> float:

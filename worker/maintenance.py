@@ -14,6 +14,7 @@ from app.jobs.tally import fold
 from app.jobs.workers import forget_silent
 from app.settings import Settings
 from app.webhooks.delivering import forget_old
+from worker.heartbeat_file import HeartbeatFile
 from worker.sweeper import sweep
 
 log = structlog.get_logger(__name__)
@@ -22,10 +23,18 @@ FORGOTTEN_S = 3600.0
 """What a dead worker reported is shown no more, but can still be looked up for this long."""
 
 
-def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: Event) -> None:
-    """Look every `poll_s` until `stopping`. Any number of processes may do this at once."""
+def maintain(
+    settings: Settings, database: Database, queue: JobQueue, stopping: Event, heartbeat: HeartbeatFile | None = None
+) -> None:
+    """Look every `poll_s` until `stopping`. Any number of processes may do this at once.
+
+    The heartbeat tells that the rounds go on, whatever becomes of each.
+    """
     collected = time.monotonic()
+    beat_s = max(settings.beat_s, settings.poll_s)
+    _beat(heartbeat, beat_s)
     while not stopping.wait(settings.poll_s):
+        _beat(heartbeat, beat_s)
         try:
             reap(database)
             end_overdue(database)
@@ -38,6 +47,16 @@ def maintain(settings: Settings, database: Database, queue: JobQueue, stopping: 
                 forget_silent(session, older_than_s=FORGOTTEN_S)
             if time.monotonic() - collected > settings.gc_every_s:
                 collected = time.monotonic()
+                _beat(heartbeat, settings.gc_every_s)  # it may take until the next one is due
                 collect_garbage(settings, database)
         except Exception:
             log.exception("maintenance.failed")  # whatever it was, the next round must come
+
+
+def _beat(heartbeat: HeartbeatFile | None, beat_s: float) -> None:
+    if heartbeat is None:
+        return
+    try:
+        heartbeat.touch(beat_s)
+    except OSError as error:
+        log.warning("maintenance.beat_failed", error=str(error))

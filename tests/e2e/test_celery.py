@@ -22,11 +22,23 @@ import redis
 import yaml
 
 from neusemslice_cli.client import Client
+from tests.e2e import test_operations as operations
 from tests.e2e.conftest import Service, long_job, run_until, upload
+from tests.e2e.test_operations import Collector, free_port, metrics
 from tests.worker.test_gpus import WHOLE, nvidia_smi
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+collector = operations.collector
+PLACES = {"DATABASE_URL", "REDIS_URL", "NEUSEMSLICE_DATA_DIR", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+"""What a service is told of the others; they are elsewhere in a test."""
+
+
+def environment_of(name: str) -> dict[str, str]:
+    """What docker-compose.yml sets for a service, without the places."""
+    given = COMPOSE[name]["environment"]
+    assert set(given) >= PLACES
+    return {variable: value for variable, value in given.items() if variable not in PLACES}
 
 
 def redis_server() -> str:
@@ -87,8 +99,8 @@ class Deployment(Service):
         assert program == "neusemslice"
         times = {"POLL_S": "0.5", "REPUBLISH_AFTER_S": "1", "LEASE_S": "3", "HEARTBEAT_S": "0.3", "JOB_THREADS": "1"}
         times |= {"DRAIN_GRACE_S": "0.5", "BEAT_S": "0.5"}
-        environment = os.environ | self.extra | {f"NEUSEMSLICE_{key}": value for key, value in times.items()}
-        assert set(COMPOSE[name]["environment"]) == {"DATABASE_URL", "REDIS_URL", "NEUSEMSLICE_DATA_DIR"}
+        environment = os.environ | self.extra | environment_of(name)
+        environment |= {f"NEUSEMSLICE_{key}": value for key, value in times.items()}
         environment |= {"NEUSEMSLICE_DATA_DIR": str(self.data_dir), "NEUSEMSLICE_WARM_START": "false"}
         with (self.data_dir / "server.log").open("ab") as log:
             run = [sys.executable, "-m", "neusemslice_cli.main", *arguments]
@@ -101,14 +113,17 @@ class Deployment(Service):
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]) -> Iterator[Deployment]:
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str], collector: Collector
+) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        broker = Broker(folder / "redis", probe.getsockname()[1])
+    broker = Broker(folder / "redis", free_port())
     broker.start()
     path = f"{nvidia_smi(folder, WHOLE)}:{os.environ['PATH']}"
-    extra = {"DATABASE_URL": new_database(), "REDIS_URL": broker.url, "PATH": path}
+    extra = {"DATABASE_URL": new_database(), "REDIS_URL": broker.url, "PATH": path} | environment_of("api")
+    extra |= {"NEUSEMSLICE_DRAIN_NOTICE_S": "0", "NEUSEMSLICE_DRAIN_GRACE_S": "0.5"}
+    extra["NEUSEMSLICE_METRICS_PORT"] = str(free_port())
+    extra |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     service = Deployment(folder / "data", extra, broker=broker)
     program, command, *arguments = COMPOSE["api"]["command"]
     assert (program, command) == ("neusemslice", "serve")
@@ -161,18 +176,32 @@ def test_the_api_is_as_healthy_as_compose_and_image_ask(deployment: Deployment) 
         assert subprocess.run([sys.executable, flag, here], check=False).returncode == 0
 
 
-def test_every_worker_reports_and_passes_the_health_check_of_compose(deployment: Deployment) -> None:
-    expected, deadline = {"compute": 2, "inspect": 2}, time.monotonic() + 60
+def test_every_worker_and_relay_reports_and_passes_the_health_check_of_compose(deployment: Deployment) -> None:
+    expected, deadline = {"compute": 2, "inspect": 2}, time.monotonic() + 180
     workers: dict[str, int] = {}
     while workers != expected:
         assert time.monotonic() < deadline, workers
         time.sleep(0.2)
         workers = httpx.get(f"{deployment.url}/readyz").json()["workers"]
-    for name in ("worker", "inspector"):
+    for name in ("worker", "inspector", "relay"):
         program, *arguments = COMPOSE[name]["healthcheck"]["test"][1:]
         assert program == "neusemslice"
         check = [sys.executable, "-m", "neusemslice_cli.main", *arguments, "--data-dir", str(deployment.data_dir)]
         assert subprocess.run(check, check=False).returncode == 0
+
+
+def test_prometheus_finds_the_figures_of_every_process_where_compose_publishes_them(deployment: Deployment) -> None:
+    inside = int(environment_of("api")["NEUSEMSLICE_METRICS_PORT"])
+    assert f"127.0.0.1:{inside}:{inside}" in COMPOSE["api"]["ports"]
+    assert environment_of("api")["NEUSEMSLICE_METRICS_HOST"] == "0.0.0.0"
+    assert re.search(rf"^EXPOSE .*\b{inside}\b", (ROOT / "Dockerfile.gpu").read_text(), re.MULTILINE)
+    expected, deadline = {("compute", 2.0), ("inspect", 2.0)}, time.monotonic() + 180
+    workers: set[tuple[str, float]] = set()
+    while workers != expected:
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.2)
+        shown = metrics(deployment).items()
+        workers = {(dict(labels)["queue"], value) for (name, labels), value in shown if name == "neusemslice_workers"}
 
 
 def test_each_gpu_has_a_job_of_its_own_and_a_killed_worker_is_replaced(
@@ -279,6 +308,21 @@ def test_a_job_goes_through(deployment: Deployment, client: Client, network_file
     assert job["status"] == "succeeded", job["error"]
     assert (job["priority"], job["queue"]) == ("high", None)
     assert [event["data"]["status"] for event in job["transitions"]] == ["queued", "running", "succeeded"]
+
+
+def test_a_collector_that_compose_passes_on_gets_the_trace_of_a_job(
+    deployment: Deployment, collector: Collector, client: Client, network_file: Path, dataset_file: Path
+) -> None:
+    for name in ("api", "worker", "inspector", "relay"):
+        assert COMPOSE[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] is None  # the value is that of compose's own
+    both = upload(client, network_file, dataset_file)
+    job = client.submit({"kind": "slice", **both, "seed": 9})
+
+    def names() -> set[str]:
+        mine = {span.trace_id for span in collector.spans if job["id"] in str(span.attributes)}
+        return {span.name for span in collector.spans if span.trace_id in mine}
+
+    assert operations.until(lambda: names() >= {"POST /v1/jobs", "job.run", "score"}, timeout_s=180), names()
 
 
 def test_shards_of_a_job_go_through(

@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import pytest
@@ -14,14 +17,16 @@ import pytest
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
 from app.errors import ServiceError
+from app.jobs.queue import LocalQueue
 from app.jobs.workers import list_live, live_workers
 from app.settings import Settings
 from worker import gpu_readings as gpus
 from worker.heart import beating
-from worker.heartbeat_file import check_heartbeat
+from worker.heartbeat_file import HeartbeatFile, check_heartbeat
+from worker.maintenance import maintain
 from worker.supervisor import Supervisor
 
-COMMAND = [sys.executable, "-m", "neusemslice_cli.main", "worker"]
+COMMAND = [sys.executable, "-m", "neusemslice_cli.main"]
 
 
 def until(holds: Callable[[], bool], timeout_s: float = 20) -> bool:
@@ -46,10 +51,10 @@ def test_a_worker_counts_while_it_beats_and_takes_jobs(quick: Settings, database
             return live_workers(session, "compute")
 
     with pytest.raises(ServiceError, match="No worker runs"):
-        check_heartbeat(quick.data_dir)
+        check_heartbeat(quick.data_dir, "worker")
     with beating(quick, supervisor, ("compute",)):
         assert until(lambda: live() == 1)
-        check_heartbeat(quick.data_dir)
+        check_heartbeat(quick.data_dir, "worker")
         supervisor.drain()
         assert until(lambda: live() == 0)
         with database.transaction() as session:
@@ -58,7 +63,7 @@ def test_a_worker_counts_while_it_beats_and_takes_jobs(quick: Settings, database
     with database.transaction() as session:
         assert list_live(session) == []
     with pytest.raises(ServiceError, match="No worker runs"):
-        check_heartbeat(quick.data_dir)
+        check_heartbeat(quick.data_dir, "worker")
 
 
 def test_a_database_that_is_away_does_not_make_a_worker_look_dead(quick: Settings) -> None:
@@ -66,41 +71,93 @@ def test_a_database_that_is_away_does_not_make_a_worker_look_dead(quick: Setting
     supervisor = Supervisor(quick, away, LocalBlobStore(quick.blob_dir))
     with beating(quick, supervisor, ("compute",)):
         time.sleep(quick.beat_s * 5)
-        check_heartbeat(quick.data_dir)
+        check_heartbeat(quick.data_dir, "worker")
     away.dispose()
 
 
-def test_a_hanging_worker_fails_its_health_check(tmp_path: Path, new_database: Callable[[], str]) -> None:
-    url = new_database()
-    times = {"NEUSEMSLICE_BEAT_S": "0.2", "NEUSEMSLICE_POLL_S": "0.2", "NEUSEMSLICE_WARM_START": "false"}
-    environment = os.environ | times | {"DATABASE_URL": url, "NEUSEMSLICE_DATA_DIR": str(tmp_path)}
-    database = Database(url)
+@dataclass
+class Running:
+    """A process of the service with the environment that it and its health check have."""
 
-    def is_healthy() -> bool:
-        return subprocess.run([*COMMAND, "--check"], env=environment, capture_output=True, check=False).returncode == 0
+    command: list[str]
+    environment: dict[str, str]
+
+    def is_healthy(self) -> bool:
+        command = [*self.command, "--check"]
+        return subprocess.run(command, env=self.environment, capture_output=True, check=False).returncode == 0
+
+    @contextmanager
+    def started(self) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(self.command, env=self.environment, stderr=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, new_database: Callable[[], str]) -> dict[str, str]:
+    times = {"NEUSEMSLICE_BEAT_S": "0.5", "NEUSEMSLICE_POLL_S": "0.2", "NEUSEMSLICE_WARM_START": "false"}
+    return os.environ | times | {"DATABASE_URL": new_database(), "NEUSEMSLICE_DATA_DIR": str(tmp_path)}
+
+
+def test_a_hanging_worker_fails_its_health_check(environment: dict[str, str]) -> None:
+    worker = Running([*COMMAND, "worker"], environment)
+    database = Database(environment["DATABASE_URL"])
 
     def live() -> tuple[int, int]:
         with database.transaction() as session:
             return live_workers(session, "compute"), live_workers(session, "inspect")
 
-    process = subprocess.Popen(COMMAND, env=environment, stderr=subprocess.DEVNULL)
-    try:
-        assert until(is_healthy)
+    with worker.started() as process:
+        assert until(worker.is_healthy)
         assert until(lambda: live() == (1, 1))
         process.send_signal(signal.SIGSTOP)
-        assert until(lambda: not is_healthy())
+        assert until(lambda: not worker.is_healthy())
         assert until(lambda: live() == (0, 0))
         process.send_signal(signal.SIGCONT)
-        assert until(is_healthy)
+        assert until(worker.is_healthy)
         assert until(lambda: live() == (1, 1))
         process.terminate()
         assert process.wait(20) == 0
         assert live() == (0, 0)
-        assert not is_healthy()
+        assert not worker.is_healthy()
+    database.dispose()
+
+
+def test_a_hanging_relay_fails_its_health_check(environment: dict[str, str], tmp_path: Path) -> None:
+    relay = Running([*COMMAND, "relay"], environment)
+    with relay.started() as process:
+        assert until(relay.is_healthy)
+        with pytest.raises(ServiceError, match="No worker runs"):
+            check_heartbeat(tmp_path, "worker")
+        process.send_signal(signal.SIGSTOP)
+        assert until(lambda: not relay.is_healthy())
+        process.send_signal(signal.SIGCONT)
+        assert until(relay.is_healthy)
+        process.terminate()
+        assert process.wait(20) == 0
+        with pytest.raises(ServiceError, match="No relay runs"):
+            check_heartbeat(tmp_path, "relay")
+
+
+def test_a_relay_whose_rounds_fail_is_alive(quick: Settings) -> None:
+    settings = quick.model_copy(update={"poll_s": 0.1})
+    away, stopping = Database("postgresql://postgres@127.0.0.1:1/postgres"), Event()
+    heartbeat = HeartbeatFile(settings.data_dir, "relay")
+    rounds = Thread(target=maintain, args=(settings, away, LocalQueue(away), stopping, heartbeat))
+    rounds.start()
+    try:
+        time.sleep(settings.beat_s * 5)
+        check_heartbeat(settings.data_dir, "relay")
     finally:
-        process.kill()
-        process.wait()
-        database.dispose()
+        stopping.set()
+        rounds.join()
+        away.dispose()
+    time.sleep(settings.beat_s * 3.5)
+    with pytest.raises(ServiceError, match="relay of this machine has been silent"):
+        check_heartbeat(settings.data_dir, "relay")
 
 
 @pytest.mark.parametrize(
