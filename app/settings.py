@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     key_cache_s: NonNegativeFloat = 5.0
     """How long an API process may go on with what it knows of a key: within this time it notices that one was revoked
     elsewhere, and that a project's request limit has changed."""
+    audit_kept_s: PositiveFloat = 365 * 24 * 3600.0
+    """Who changed what is forgotten after this long."""
 
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)

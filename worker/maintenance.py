@@ -12,6 +12,7 @@ from app.jobs.queue import JobQueue, reannounce_stale, relay_outbox
 from app.jobs.reaper import reap
 from app.jobs.tally import fold
 from app.jobs.workers import forget_silent
+from app.projects.audit import forget_old_changes
 from app.settings import Settings
 from app.webhooks.delivering import forget_old
 from worker.heartbeat_file import HeartbeatFile
@@ -45,6 +46,7 @@ def maintain(
             with database.transaction() as session:
                 fold(session)
                 forget_silent(session, older_than_s=FORGOTTEN_S)
+                forget_old_changes(session, older_than_s=settings.audit_kept_s)
             if time.monotonic() - collected > settings.gc_every_s:
                 collected = time.monotonic()
                 _beat(heartbeat, settings.gc_every_s)  # it may take until the next one is due

@@ -1,16 +1,17 @@
-"""Who changed what: one row for each change, in the change's own transaction. Rows are never changed or deleted."""
+"""Who changed what: one row for each change, in the change's own transaction. Rows are never changed; old ones go."""
 
 import os
 import pwd
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
-from app.ids import new_id
+from app.ids import first_id, new_id
 from app.projects.orm import AuditRow, ProjectRow
 
 _ACTOR = "actor"
@@ -78,6 +79,14 @@ def audit_rows(session: Session, wanted: AuditFilter, *, before: str | None, lim
     if before is not None:
         query = query.where(AuditRow.id < before)
     return session.scalars(query.order_by(AuditRow.id.desc()).limit(limit)).all()
+
+
+def forget_old_changes(session: Session, *, older_than_s: float) -> None:
+    """Remove the rows that are older. The table's trigger lets nothing else be removed."""
+    session.execute(select(func.set_config("neusemslice.audit_kept", f"{older_than_s} seconds", True)))
+    by_index = AuditRow.id < first_id("aud", time.time() - older_than_s)
+    is_old = AuditRow.created_at < func.clock_timestamp() - timedelta(seconds=older_than_s)
+    session.execute(delete(AuditRow).where(by_index, is_old))
 
 
 def project_names(session: Session, rows: Sequence[AuditRow]) -> dict[str, str]:

@@ -44,7 +44,7 @@ class ApiKeyRow(Timestamped, Base):
 
 
 class AuditRow(Timestamped, Base):
-    """Somebody changed something. A trigger keeps rows from being changed or deleted."""
+    """Somebody changed something. A trigger keeps rows from being changed, and from being deleted before their time."""
 
     __tablename__ = "audit_log"
     __table_args__ = (

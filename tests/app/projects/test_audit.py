@@ -1,14 +1,22 @@
 """Who changed what."""
 
+import time
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
+
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.db import Database
-from app.projects.audit import Actor, AuditFilter, act_as, audit_rows, record
+from app.ids import first_id
+from app.jobs.queue import LocalQueue
+from app.projects.audit import Actor, AuditFilter, act_as, audit_rows, forget_old_changes, record
 from app.projects.directory import ensure_project, find_project, set_limits
 from app.projects.keys import create_key, revoke_key
 from app.projects.orm import AuditRow
+from app.settings import Settings
+from worker.maintenance import maintain
 
 
 def test_a_change_that_is_rolled_back_leaves_no_row(database: Database) -> None:
@@ -25,6 +33,46 @@ def test_rows_are_never_changed(database: Database, change: str) -> None:
         ensure_project(session, "p")
     with pytest.raises(DBAPIError, match="append-only"), database.transaction() as session:
         session.execute(text(change))
+
+
+def test_rows_go_once_they_are_old_and_not_before(database: Database) -> None:
+    day_s, now = 24 * 3600.0, datetime.now(UTC)
+    with database.transaction() as session:
+        project = ensure_project(session, "p")
+        for days in (1, 9, 10, 11, 400):
+            at = now - timedelta(days=days, minutes=1)
+            about = {"actor": "service", "action": "job.create", "object_id": str(days), "details": {}}
+            session.add(AuditRow(id=first_id("aud", at.timestamp()), project_id=project, created_at=at, **about))
+    with database.transaction() as session:
+        session.execute(select(func.set_config("neusemslice.audit_kept", "10 days", True)))
+        with pytest.raises(DBAPIError, match="append-only"):
+            session.execute(text("DELETE FROM audit_log"))
+        session.rollback()
+    for _ in range(2):
+        with database.transaction() as session:
+            forget_old_changes(session, older_than_s=10 * day_s)
+    with database.transaction() as session:
+        of_jobs = select(AuditRow.object_id).where(AuditRow.action == "job.create").order_by(AuditRow.id)
+        assert session.scalars(of_jobs).all() == ["9", "1"]
+    for change in ("DELETE FROM audit_log WHERE object_id = '9'", "UPDATE audit_log SET actor = 'nobody'"):
+        with pytest.raises(DBAPIError, match="append-only"), database.transaction() as session:
+            session.execute(text(change))
+
+
+def test_the_relay_forgets_what_is_old(database: Database, settings: Settings) -> None:
+    with database.transaction() as session:
+        ensure_project(session, "p")
+    quick, stopping = settings.model_copy(update={"poll_s": 0.05, "audit_kept_s": 0.2}), Event()
+    rounds = Thread(target=maintain, args=(quick, database, LocalQueue(database), stopping))
+    rounds.start()
+    deadline, rows = time.monotonic() + 30, 1
+    while rows and time.monotonic() < deadline:
+        time.sleep(0.05)
+        with database.transaction() as session:
+            rows = len(session.scalars(select(AuditRow)).all())
+    stopping.set()
+    rounds.join()
+    assert rows == 0
 
 
 def test_only_what_changes_something_is_recorded(database: Database) -> None:
