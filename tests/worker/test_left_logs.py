@@ -11,13 +11,16 @@ import pytest
 from sqlalchemy import select, update
 
 from app.artifacts.store import LocalBlobStore
+from app.celery_queue import TAKE_JOBS
 from app.db import Database
 from app.jobs.logs import log_of
 from app.jobs.orm import AttemptLogRow, JobRow
 from app.jobs.reaper import reap
 from app.settings import Settings
 from tests.worker import test_supervisor as supervising
-from worker.order import LOG, ORDER
+from tests.worker.test_process_log import LIMITS
+from worker.celery_app import make_worker
+from worker.order import LOG, ORDER, Order
 from worker.supervisor import Supervisor
 from worker.sweeper import sweep
 
@@ -27,6 +30,10 @@ HALF_A_SENTENCE = b"epoch 3 of"
 
 def work(settings: Settings, url: str, job_id: str) -> None:
     Supervisor(settings, Database(url), LocalBlobStore(settings.blob_dir)).run(job_id)
+
+
+def take_jobs(settings: Settings, url: str, job_id: str) -> None:
+    make_worker(settings, url).tasks[TAKE_JOBS]("compute", job_id)
 
 
 def kill_a_supervisor_at_work(settings: Settings, database: Database, job_id: str, fence: int) -> Path:
@@ -100,3 +107,22 @@ def test_the_next_supervisor_keeps_the_log_of_the_one_before(
     sweep(settings, database)
     assert [(fence, attempt) for fence, attempt, _ in kept(database, slow_id)] == [(1, 1), (2, 2)]
     assert not again.exists()
+
+
+def test_a_celery_worker_tidies_its_machine_up_as_a_relay_on_another_cannot(
+    settings: Settings, database: Database, slow_id: str
+) -> None:
+    with database.transaction() as session:
+        session.execute(update(JobRow).values(status="failed", fence=7, finished_at=JobRow.created_at))
+    folder = settings.work_dir / slow_id / "attempt-7"
+    folder.mkdir(parents=True)
+    order = Order(spec={}, files={}, values={}, limits=LIMITS, log_context={"attempt": 2})
+    (folder / ORDER).write_text(order.model_dump_json())
+    (folder / LOG).write_bytes(b"epoch 1\n")
+    alone = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "warm_start": False})
+    worker = multiprocessing.get_context("spawn").Process(target=take_jobs, args=(alone, database.url, slow_id))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert kept(database, slow_id) == [(7, 2, b"epoch 1\n")]
+    assert not (folder / LOG).exists()
