@@ -29,7 +29,7 @@ from worker.supervisor import Supervisor
 COMMAND = [sys.executable, "-m", "neusemslice_cli.main"]
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 20) -> bool:
+def until(holds: Callable[[], bool], timeout_s: float = 60) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if holds():

@@ -41,7 +41,7 @@ def kill_a_supervisor_at_work(settings: Settings, database: Database, job_id: st
     process = multiprocessing.get_context("spawn").Process(target=work, args=(settings, database.url, job_id))
     process.start()
     log = settings.work_dir / job_id / f"attempt-{fence}" / LOG
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (log.exists() and b'"stage"' in log.read_bytes()):
         assert process.is_alive()
         assert time.monotonic() < deadline
