@@ -16,6 +16,7 @@ from worker.order import LOG
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 _LINE_MAX_BYTES = 64 * 1024
+_LOOK_AGAIN_S = 1.0
 
 Launch = Callable[[Path, dict[str, str], int, int], Launched]
 """Makes a process of a workspace, its environment, its log and the pipe that it reports on (both as descriptors)."""
@@ -81,7 +82,8 @@ class Child:
     def kill(self) -> None:
         """Kill whatever is left of its group and let go of the pipe."""
         self._process.send(signal.SIGKILL)
-        self._process.wait(None)
+        while self._process.exit_code() is None:
+            self._process.wait(_LOOK_AGAIN_S)
         if self._pipe >= 0:
             self._selector.close()
             os.close(self._pipe)

@@ -5,9 +5,18 @@ import os
 import select
 import socket
 import subprocess
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from signal import SIGKILL, Signals, pidfd_send_signal
 from typing import Protocol
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+SILENT_S = 10.0
+"""How long after a process's end its zygote may take to tell of it."""
 
 
 class Launched(Protocol):
@@ -20,7 +29,7 @@ class Launched(Protocol):
     def exit_code(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
 
-    def wait(self, timeout_s: float | None) -> None:
+    def wait(self, timeout_s: float) -> None:
         """Wait for its end, up to `timeout_s`."""
 
     def send(self, number: Signals) -> None:
@@ -42,7 +51,7 @@ class FromScratch:
         """See Launched."""
         return self._process.poll()
 
-    def wait(self, timeout_s: float | None) -> None:
+    def wait(self, timeout_s: float) -> None:
         """See Launched."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
@@ -56,14 +65,17 @@ class FromScratch:
 class Forked:
     """A child of the zygote, which kills what is left of its group, reaps it and tells how it ended.
 
-    Should the zygote die, its children die with it: then SIGKILL is the answer.
+    Should the zygote die, its children die with it: then SIGKILL is the answer. A zygote that tells nothing after a
+    child's end (it was stopped, or hangs) is as good as dead, and is killed.
     """
 
-    def __init__(self, pid: int, handle: int, ends: socket.socket) -> None:
+    def __init__(self, pid: int, handle: int, ends: socket.socket, kill_zygote: Callable[[], None]) -> None:
         self._pid = pid
         self._handle = handle
         self._ends = ends
+        self._kill_zygote = kill_zygote
         self._exit_code: int | None = None
+        self._ended_at: float | None = None
 
     @property
     def pid(self) -> int:
@@ -75,11 +87,12 @@ class Forked:
         self.wait(0)
         return self._exit_code
 
-    def wait(self, timeout_s: float | None) -> None:
+    def wait(self, timeout_s: float) -> None:
         """See Launched."""
         if self._exit_code is not None:
             return
         if not _is_readable(self._ends.fileno(), timeout_s):
+            self._suspect_zygote()
             return
         told = self._receive()
         if told:
@@ -95,6 +108,14 @@ class Forked:
         if self._exit_code is None:
             with suppress(ProcessLookupError):
                 pidfd_send_signal(self._handle, number)
+
+    def _suspect_zygote(self) -> None:
+        """It has told nothing yet."""
+        if self._ended_at is None:
+            self._ended_at = time.monotonic() if _is_readable(self._handle, 0) else None
+        elif time.monotonic() - self._ended_at > SILENT_S:
+            log.warning("zygote.silent", pid=self._pid)
+            self._kill_zygote()
 
     def _receive(self) -> bytes:
         try:

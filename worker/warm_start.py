@@ -93,7 +93,7 @@ class WarmStart:
         if "errno" in answer:
             ours.close()
             raise OSError(answer["errno"], os.strerror(answer["errno"]))
-        return Forked(answer["pid"], descriptors[0], ours)
+        return Forked(answer["pid"], descriptors[0], ours, process.kill)
 
     def _keep(self) -> None:
         """Have a zygote. The thread lives as long as this process: the kernel kills a zygote whose starter ends."""

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from structlog.testing import capture_logs
 
+from worker import launched
 from worker.child import Child
 from worker.order import LOG, ORDER, OUTCOME, Limits, Order, Outcome
 from worker.warm_start import WarmStart
@@ -150,6 +151,35 @@ def test_a_zygote_that_dies_takes_its_jobs_with_it_and_is_replaced(
     assert [ended(culprit), ended(bystander)] == [-signal.SIGKILL] * 2
     wait_for(lambda: is_gone(culprit.pid) and is_gone(bystander.pid))
     wait_for(lambda: warm.wait_until_ready(0.1) and ended(start("look")) == 7)
+
+
+@pytest.mark.parametrize("end", [Child.kill, lambda child: os.kill(child.pid, signal.SIGKILL)])
+def test_a_zygote_that_was_stopped_is_as_good_as_dead_once_one_of_its_jobs_has_ended(
+    warm: WarmStart, start: Callable[[str], Child], monkeypatch: pytest.MonkeyPatch, end: Callable[[Child], None]
+) -> None:
+    monkeypatch.setattr(launched, "SILENT_S", 0.3)
+    child, bystander = start("sleep"), start("sleep")
+    zygote = psutil.Process(child.pid).ppid()
+    os.kill(zygote, signal.SIGSTOP)
+    ending = threading.Thread(target=end, args=(child,), daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
+    assert [ended(child), ended(bystander)] == [-signal.SIGKILL] * 2
+    wait_for(lambda: is_gone(zygote) and is_gone(child.pid) and is_gone(bystander.pid))
+    wait_for(lambda: warm.wait_until_ready(0.1) and ended(start("look")) == 7)
+
+
+def test_a_zygote_that_runs_is_not_suspected_while_its_jobs_do(
+    start: Callable[[str], Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launched, "SILENT_S", 0.0)
+    child = start("sleep")
+    for _ in range(3):
+        child.messages(0.05)
+        assert child.exit_code() is None
+    child.stop(5.0)
+    assert child.exit_code() == -signal.SIGTERM
 
 
 def test_without_a_zygote_jobs_start_from_scratch(tmp_path: Path) -> None:
