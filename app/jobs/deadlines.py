@@ -3,11 +3,12 @@
 from datetime import datetime
 
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db import Database, JsonObject
 from app.errors import FieldError, InvalidInputError
+from app.jobs import shards
 from app.jobs.events import STATUS, add_event
 from app.jobs.leases import ending
 from app.jobs.orm import JobRow
@@ -17,21 +18,51 @@ from app.jobs.status import JobStatus
 log = structlog.get_logger(__name__)
 
 BATCH = 200
+_WHY: JsonObject = {"reason": "deadline_passed"}
 
 
 def end_overdue(database: Database) -> int:
-    """Fail the jobs that still wait after their deadline, and return how many. Any number of processes may do this."""
-    overdue = (JobRow.status == JobStatus.QUEUED.value, JobRow.deadline < func.clock_timestamp())
+    """Fail the jobs that wait after their deadline, and return how many. Any number of processes may do this.
+
+    A shard ends with its parent, whose deadline it has.
+    """
+    return _end_queued(database) + _end_waiting_for_shards(database)
+
+
+def _end_queued(database: Database) -> int:
+    queued = (JobRow.status == JobStatus.QUEUED.value, JobRow.parent_job_id.is_(None))
     with database.transaction() as session:
-        query = select(JobRow).where(*overdue).limit(BATCH).with_for_update(skip_locked=True)
+        query = select(JobRow).where(*queued, _is_overdue()).limit(BATCH).with_for_update(skip_locked=True)
         jobs = session.scalars(query).all()
         for job in jobs:
             error = deadline_passed(job.deadline, where="still waited for a worker")
             session.execute(update(JobRow).where(JobRow.id == job.id).values(**ending(JobStatus.FAILED), error=error))
-            status = {"status": JobStatus.FAILED.value, "reason": "deadline_passed", "attempt": job.attempt}
-            add_event(session, job.id, STATUS, status)
+            status = {"status": JobStatus.FAILED.value, "attempt": job.attempt}
+            add_event(session, job.id, STATUS, status | _WHY)
             log.warning("job.deadline_passed", job_id=job.id)
         return len(jobs)
+
+
+def _end_waiting_for_shards(database: Database) -> int:
+    """A transaction for each: whoever holds a job's lock may wait for those of its shards, and for no other's."""
+    overdue = select(JobRow.id).where(shards.waiting_jobs(), _is_overdue())
+    ended = 0
+    with database.transaction() as session:
+        parents = session.scalars(overdue.limit(BATCH)).all()
+    for parent_id in parents:
+        with database.transaction() as session:
+            query = select(JobRow).where(JobRow.id == parent_id, shards.waiting_jobs(), _is_overdue())
+            parent = session.scalars(query.with_for_update(skip_locked=True)).one_or_none()
+            if parent is not None:
+                error = deadline_passed(parent.deadline, where="still waited for its shards")
+                shards.end(session, parent, JobStatus.FAILED, _WHY, error=error)
+                log.warning("job.deadline_passed", job_id=parent.id)
+                ended += 1
+    return ended
+
+
+def _is_overdue() -> ColumnElement[bool]:
+    return JobRow.deadline < func.clock_timestamp()
 
 
 def has_passed(session: Session, deadline: datetime | None) -> bool:

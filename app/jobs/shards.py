@@ -8,11 +8,11 @@ whoever claims it then merges the partials and goes on. Whoever ends a shard loc
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import Session
 
 from app.artifacts.orm import DatasetRow
-from app.db import Database
+from app.db import Database, JsonObject
 from app.ids import new_id
 from app.jobs import analyses
 from app.jobs.claims import Claim
@@ -76,10 +76,9 @@ def split(session: Session, held: Claim, *, max_attempts: int) -> bool:
     for index, shard in earlier.items():
         if index not in missing and shard.status in (JobStatus.FAILED, JobStatus.CANCELLED):
             _set(session, shard.id, parent_job_id=None)
-    priority = session.execute(select(JobRow.priority).where(JobRow.id == held.job_id)).scalar_one()
     for index in sorted(missing):
         if index not in earlier:
-            _add(session, held, spec, index, count, priority=priority, max_attempts=max_attempts)
+            _add(session, held, spec, index, count, max_attempts=max_attempts)
         elif JobStatus(earlier[index].status).is_terminal:
             _requeue_shard(session, earlier[index], max_attempts=max_attempts)
         else:
@@ -107,9 +106,7 @@ def settle(session: Session, parent_id: str | None) -> None:
     failed = next((shard for shard in shards if shard.status == JobStatus.FAILED), None)
     queue, status = queue_of(parent.kind), {"attempt": parent.attempt}
     if failed is not None:
-        _cancel_all(session, shards)
-        _set(session, parent.id, **ending(JobStatus.FAILED), error=failed.error, queue=queue)
-        add_event(session, parent.id, STATUS, status | {"status": JobStatus.FAILED.value, "reason": "shard_failed"})
+        end(session, parent, JobStatus.FAILED, {"reason": "shard_failed"}, error=failed.error)
     elif all(shard.status == JobStatus.SUCCEEDED for shard in shards):
         _set(session, parent.id, **back_to_queue(), queue=queue)
         session.add(OutboxRow(job_id=parent.id, queue=queue))
@@ -124,19 +121,28 @@ def settle(session: Session, parent_id: str | None) -> None:
 
 def settle_all(database: Database) -> None:
     """`settle` for every waiting job: the reaper ends shards without their parent's lock."""
-    waiting = select(JobRow.id).where(JobRow.status == JobStatus.RUNNING.value, JobRow.queue == WAITING)
     with database.transaction() as session:
-        parents = session.scalars(waiting).all()
+        parents = session.scalars(select(JobRow.id).where(waiting_jobs())).all()
     for parent_id in parents:
         with database.transaction() as session:
             settle(session, parent_id)
 
 
 def cancel(session: Session, parent: JobRow) -> None:
-    """End a locked, waiting job, and stop its shards."""
+    """End a locked, waiting job as its client asks for, and stop its shards."""
+    end(session, parent, JobStatus.CANCELLED, {}, cancel_requested=True)
+
+
+def end(session: Session, parent: JobRow, status: JobStatus, why: JsonObject, **values: Any) -> None:
+    """End a locked, waiting job in a terminal status, and stop its shards; its event says `why`."""
     _cancel_all(session, _shards_of(session, parent.id))
-    _set(session, parent.id, **ending(JobStatus.CANCELLED), queue=queue_of(parent.kind), cancel_requested=True)
-    add_event(session, parent.id, STATUS, {"status": JobStatus.CANCELLED.value, "attempt": parent.attempt})
+    _set(session, parent.id, **ending(status), **values, queue=queue_of(parent.kind))
+    add_event(session, parent.id, STATUS, {"status": status.value, "attempt": parent.attempt} | why)
+
+
+def waiting_jobs() -> ColumnElement[bool]:
+    """Those that wait for their shards."""
+    return and_(JobRow.status == JobStatus.RUNNING.value, JobRow.queue == WAITING)
 
 
 def is_waiting(job: JobRow) -> bool:
@@ -149,9 +155,8 @@ def _shards_of(session: Session, parent_id: str) -> Sequence[JobRow]:
     return session.scalars(query, execution_options={"populate_existing": True}).all()
 
 
-def _add(
-    session: Session, held: Claim, spec: ClientSpec, index: int, count: int, *, priority: int, max_attempts: int
-) -> None:
+def _add(session: Session, held: Claim, spec: ClientSpec, index: int, count: int, *, max_attempts: int) -> None:
+    parent = session.get_one(JobRow, held.job_id)
     same = ("model_id", "dataset_id", "seed", "batch_size", "limit_per_category")
     values: dict[str, Any] = {field: getattr(spec, field) for field in same}
     shard_spec = ShardSpec(kind="shard", **values, slicing=analysis_of(spec), index=index, count=count)
@@ -160,8 +165,10 @@ def _add(
         project_id=held.project_id,
         kind=SHARD,
         queue=queue_of(SHARD),
-        priority=priority,
-        spec=shard_spec.model_dump(mode="json", exclude={"metadata", "priority"}),
+        priority=parent.priority,
+        max_runtime_s=parent.max_runtime_s,
+        deadline=parent.deadline,
+        spec=shard_spec.model_dump(mode="json", exclude={"metadata", "priority", "max_runtime_s", "deadline"}),
         attempt_limit=max_attempts,
         request_id=held.origin.request_id,
         traceparent=held.origin.traceparent,
