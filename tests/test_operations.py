@@ -21,11 +21,11 @@ from app.api.http_metrics import HttpMetrics
 from app.api.metrics import make_registry
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
-from app.jobs import leases
 from app.jobs.figures import Figures
 from app.jobs.orm import JobRow
 from app.settings import GIB, MIB, Settings
 from tests.app.jobs import conftest as jobs_conftest
+from tests.claims import claim_job
 from tests.conftest import with_database
 
 ROOT = Path(__file__).parent.parent
@@ -163,8 +163,7 @@ def test_a_backup_can_be_restored_with_the_commands_that_are_printed(
     restored = Database(empty)
     assert LocalBlobStore(tmp_path / "new" / "blobs").path(blob.digest).read_bytes() == b"weights"
     with restored.transaction() as session:
-        held = leases.claim(session, job_id, owner="own_1", lease_s=60)
-        assert held is not None
+        claim_job(session, job_id, owner="own_1", lease_s=60)
         assert session.get_one(JobRow, job_id).status == "running"
         counted = session.execute(text("SELECT before, after FROM job_tally ORDER BY id")).all()
     assert [tuple(row) for row in counted] == [("", "queued"), ("queued", "running")]

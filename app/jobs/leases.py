@@ -7,7 +7,7 @@ was taken away (it was paused, cut off, or presumed dead) changes nothing any mo
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, null, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TextualSelect
 
@@ -19,29 +19,20 @@ from app.jobs.origin import Origin
 from app.jobs.orm import JobRow, OutboxRow
 from app.jobs.status import JobStatus
 
-__all__ = ["Claim", "LeaseLostError", "claim", "claim_next", "close", "give_back", "let_go", "renew"]
+__all__ = ["Claim", "LeaseLostError", "claim_next", "close", "give_back", "let_go", "renew"]
 
 
 class LeaseLostError(Exception):
     """Another supervisor, the reaper or a client has taken the job; stop working on it."""
 
 
-def claim(
-    session: Session, job_id: str, *, owner: str, lease_s: float, worker: JsonObject | None = None
-) -> Claim | None:
-    """Take the job if it is queued, or if its holder's lease has run out; None if it is not to be had.
-
-    `worker` says who works on the attempt; it is shown with the job.
-    """
-    candidate = select(JobRow.id).where(JobRow.id == job_id, _is_free()).with_for_update()
-    taken = _take(session, candidate, owner, lease_s, limit=null())
-    return None if taken is None else _started(session, taken[0], worker)
-
-
 def claim_next(
     session: Session, queue: str, *, owner: str, lease_s: float, worker: JsonObject | None = None
 ) -> Claim | None:
-    """Take the job of `queue` whose turn it is (app.jobs.fairness)."""
+    """Take the job of `queue` whose turn it is (app.jobs.fairness); None if there is none.
+
+    `worker` says who works on the attempt; it is shown with the job.
+    """
     at_limit: list[str] = []
     while True:
         candidate = next_in_turn(queue, without=at_limit)
@@ -140,7 +131,7 @@ def has_expired() -> ColumnElement[bool]:
 
 
 def _take(
-    session: Session, candidate: Select[str] | TextualSelect, owner: str, lease_s: float, *, limit: ColumnElement[Any]
+    session: Session, candidate: TextualSelect, owner: str, lease_s: float, *, limit: ColumnElement[Any]
 ) -> tuple[JobRow, int | None] | None:
     query = (
         update(JobRow)
@@ -167,11 +158,6 @@ def _started(session: Session, job: JobRow, worker: JsonObject | None) -> Claim:
     status = {"status": JobStatus.RUNNING.value, "attempt": held.attempt}
     add_event(session, held.job_id, STATUS, status if worker is None else status | {"worker": worker})
     return held
-
-
-def _is_free() -> ColumnElement[bool]:
-    abandoned = and_(has_expired(), JobRow.attempt < JobRow.attempt_limit, ~JobRow.cancel_requested)
-    return or_(JobRow.status == JobStatus.QUEUED.value, abandoned)
 
 
 def _is_held(held: Claim) -> ColumnElement[bool]:

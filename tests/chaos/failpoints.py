@@ -44,7 +44,7 @@ SUPERVISING = {
     "prepared": Point("after", "worker.workspace:Workspace.prepare"),
     "started": Point("after", "worker.child:Child.start"),
     "running": Point("after", "worker.child:Child.messages"),
-    "ended": Point("before", "worker.supervisor:Supervisor._settle"),
+    "ended": Point("before", "worker.settling:Settlement.settle"),
     "storing": Point("before", "app.artifacts.store:LocalBlobStore.put_file"),
     "stored": Point("after", "app.artifacts.store:LocalBlobStore.put_file"),
     "committing": Point("after", "app.jobs.completion:succeed"),

@@ -58,10 +58,6 @@ class Model:
     def is_held_by(self, held: Claim) -> bool:
         return self.status == "running" and self.fence == held.fence
 
-    def may_be_claimed(self) -> bool:
-        abandoned = self.status == "running" and self.has_expired
-        return self.status == "queued" or (abandoned and self.attempt < self.limit and not self.cancel_requested)
-
     def become(self, status: str) -> None:
         self.status, self.has_expired = status, False
         self.statuses.append(status)
@@ -116,16 +112,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.models[job_id] = Model(limit)
         return job_id
 
-    @rule(target=claims, job_id=jobs, owner=OWNERS)
-    def claim(self, job_id: str, owner: str):
-        with self.database.transaction() as session:
-            held = leases.claim(session, job_id, owner=owner, lease_s=LEASE_S)
-        model = self.models[job_id]
-        assert (held is not None) == model.may_be_claimed()
-        return self._taken(held)
-
     @rule(target=claims, owner=OWNERS)
-    def claim_next(self, owner: str):
+    def claim(self, owner: str):
         with self.database.transaction() as session:
             held = leases.claim_next(session, "compute", owner=owner, lease_s=LEASE_S)
         queued = {job_id for job_id, model in self.models.items() if model.status == "queued"}

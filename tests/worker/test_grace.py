@@ -24,7 +24,7 @@ def working(
 ) -> Iterator[threading.Thread]:
     """A supervisor whose job's process is at work."""
     supervisor = Supervisor(settings, database, store, signals.stopping, at_once=signals.at_once)
-    thread = threading.Thread(target=supervisor.run, args=(job_id,))
+    thread = threading.Thread(target=supervisor.run_next, args=("inspect",))
     thread.start()
     deadline = time.monotonic() + 60
     while not list(settings.work_dir.rglob("stages.jsonl")) and time.monotonic() < deadline:

@@ -28,8 +28,8 @@ store, slow_inspection = supervising.store, supervising.slow_inspection
 HALF_A_SENTENCE = b"epoch 3 of"
 
 
-def work(settings: Settings, url: str, job_id: str) -> None:
-    Supervisor(settings, Database(url), LocalBlobStore(settings.blob_dir)).run(job_id)
+def work(settings: Settings, url: str) -> None:
+    Supervisor(settings, Database(url), LocalBlobStore(settings.blob_dir)).run_next("inspect")
 
 
 def take_jobs(settings: Settings, url: str, job_id: str) -> None:
@@ -38,7 +38,7 @@ def take_jobs(settings: Settings, url: str, job_id: str) -> None:
 
 def kill_a_supervisor_at_work(settings: Settings, database: Database, job_id: str, fence: int) -> Path:
     """The log that its process had begun. The lease is over then."""
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(settings, database.url, job_id))
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(settings, database.url))
     process.start()
     log = settings.work_dir / job_id / f"attempt-{fence}" / LOG
     deadline = time.monotonic() + 120
@@ -101,6 +101,7 @@ def test_the_next_supervisor_keeps_the_log_of_the_one_before(
     settings: Settings, database: Database, slow_id: str
 ) -> None:
     printed = kill_a_supervisor_at_work(settings, database, slow_id, fence=1).read_bytes()
+    assert reap(database) == 1
     again = kill_a_supervisor_at_work(settings, database, slow_id, fence=2)
     assert kept(database, slow_id) == [(1, 1, printed)]
     assert reap(database) == 1

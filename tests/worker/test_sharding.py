@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.artifacts.catalog import Catalog, NewAsset, accept
 from app.artifacts.orm import ArtifactRow, DatasetRow, ModelRow
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
-from app.jobs import leases, shards
+from app.jobs import shards
 from app.jobs.orm import AnalysisRow, JobRow
 from app.jobs.service import JobService
 from app.jobs.specs import SliceSpec, SlicingParams
@@ -29,6 +30,7 @@ from app.settings import Settings
 from neusemslice import trace
 from neusemslice.checkpoint import save_checkpoint
 from neusemslice.data import import_dataset
+from tests.claims import claim_job
 from tests.neusemslice.networks import mlp
 from worker.supervisor import Supervisor
 from worker.warm_start import WarmStart
@@ -191,8 +193,7 @@ def test_a_shard_that_fails_fails_its_job_and_a_retry_redoes_only_what_lacks(
 ) -> None:
     job_id = submit(shards=2, batch_size=50)
     with database.transaction() as session:
-        held = leases.claim(session, job_id, owner="me", lease_s=30)
-        assert held is not None
+        held = claim_job(session, job_id, owner="me", lease_s=30)
         assert shards.split(session, held, max_attempts=3)
     second = shards_of(database, job_id)[1]
     with database.transaction() as session:
@@ -209,3 +210,40 @@ def test_a_shard_that_fails_fails_its_job_and_a_retry_redoes_only_what_lacks(
     assert read(database, job_id).status == "succeeded"
     first, second = shards_of(database, job_id)
     assert (first.attempt, second.attempt) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        (lambda: {"max_runtime_s": 0.1}, "max_runtime_exceeded"),
+        (lambda: {"deadline": datetime.now(UTC) + timedelta(seconds=1.5)}, "deadline_passed"),
+    ],
+)
+def test_a_shard_runs_no_longer_than_its_job_may(
+    settings: Settings,
+    database: Database,
+    submit: Callable[..., str],
+    workers: Callable[..., None],
+    limits: Callable[[], dict[str, Any]],
+    code: str,
+) -> None:
+    """Nobody ends what is overdue here, so that it is the shards' own limits that end them, and with them their job."""
+    job_id = submit(shards=2, **limits())
+    workers(has_ended(database, job_id))
+    job, parts = read(database, job_id), shards_of(database, job_id)
+    assert (job.status, (job.error or {})["code"]) == ("failed", code)
+    assert "failed" in {shard.status for shard in parts}
+    assert "succeeded" not in {shard.status for shard in parts}
+    assert [runners_of(settings, shard.id) for shard in parts] == [[], []]
+
+
+def test_a_job_whose_deadline_has_passed_is_not_split(
+    settings: Settings, database: Database, store: LocalBlobStore, submit: Callable[..., str]
+) -> None:
+    job_id = submit(shards=2, deadline=datetime.now(UTC) + timedelta(hours=1))
+    with database.transaction() as session:
+        session.execute(update(JobRow).values(deadline=JobRow.created_at))
+    assert Supervisor(settings, database, store).run_next("compute")
+    job = read(database, job_id)
+    assert (job.status, job.queue, (job.error or {})["code"]) == ("failed", "compute", "deadline_passed")
+    assert shards_of(database, job_id) == []

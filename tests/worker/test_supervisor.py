@@ -19,13 +19,14 @@ from app.artifacts.catalog import Catalog, NewAsset, accept
 from app.artifacts.orm import DatasetRow, ModelRow
 from app.artifacts.store import LocalBlobStore
 from app.db import Database
-from app.jobs.leases import claim
 from app.jobs.orm import JobRow
 from app.jobs.problems import timed_out
+from app.jobs.reaper import reap
 from app.jobs.service import JobService
 from app.jobs.specs import InspectDatasetSpec, InspectModelSpec, SliceSpec
 from app.projects.keys import ensure_project
 from app.settings import Settings
+from tests.claims import claim_job
 from worker.child import Child
 from worker.inputs import collect_inputs
 from worker.order import Limits
@@ -88,7 +89,7 @@ def test_a_job_is_worked_on_once_and_leaves_no_folder(
 ) -> None:
     assert supervisor.run_next("compute") is False
     assert supervisor.run_next("inspect") is True
-    assert supervisor.run(inspection[0]) is False
+    assert supervisor.run_next("inspect") is False
     job, dataset = read(database, inspection)
     assert (job.status, job.attempt, dataset.status) == ("succeeded", 1, "ready")
     assert dataset.facts is not None
@@ -100,11 +101,11 @@ def test_a_worker_that_cannot_work_gives_the_job_back_at_no_cost(
     supervisor: Supervisor, database: Database, settings: Settings, inspection: tuple[str, str]
 ) -> None:
     settings.work_dir.write_text("no folder")
-    assert supervisor.run(inspection[0]) is False
+    assert supervisor.run_next("inspect") is False
     job, dataset = read(database, inspection)
     assert (job.status, job.attempt, dataset.status) == ("queued", 0, "processing")
     settings.work_dir.unlink()
-    assert supervisor.run(inspection[0]) is True
+    assert supervisor.run_next("inspect") is True
     assert read(database, inspection)[0].status == "succeeded"
 
 
@@ -116,11 +117,13 @@ def test_a_fault_of_an_attempt_that_lost_its_lease_is_nobodys_end(
     def wake_up_too_late(*_: object) -> None:
         with database.transaction() as session:
             session.execute(update(JobRow).values(lease_until=JobRow.created_at))
-            claim(session, inspection[0], owner="successor", lease_s=30)
+        assert reap(database) == 1
+        with database.transaction() as session:
+            claim_job(session, inspection[0], owner="successor", lease_s=30)
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(Workspace, "prepare", wake_up_too_late)
-    assert supervisor.run(inspection[0]) is False
+    assert supervisor.run_next("inspect") is False
     job, _ = read(database, inspection)
     assert (job.status, job.lease_owner, job.fence) == ("running", "successor", 2)
 
@@ -129,7 +132,7 @@ def test_a_lost_blob_fails_the_job_and_says_so(
     supervisor: Supervisor, database: Database, store: LocalBlobStore, inspection: tuple[str, str]
 ) -> None:
     store.path(read(database, inspection)[1].source_digest).unlink()
-    supervisor.run(inspection[0])
+    supervisor.run_next("inspect")
     job, dataset = read(database, inspection)
     assert (job.status, dataset.status) == ("failed", "rejected")
     assert job.error == dataset.error
@@ -159,7 +162,7 @@ def test_the_end_is_committed_once_the_database_is_back(
 
     monkeypatch.setattr(database, "transaction", flaky)
     monkeypatch.setattr(LocalBlobStore, "put_file", put_then_go_away)
-    assert supervisor.run(inspection[0]) is True
+    assert supervisor.run_next("inspect") is True
     assert away == [0]
     monkeypatch.undo()
     job, dataset = read(database, inspection)
@@ -170,7 +173,7 @@ def test_a_draining_supervisor_gives_the_job_back(
     supervisor: Supervisor, database: Database, inspection: tuple[str, str]
 ) -> None:
     supervisor.drain()
-    supervisor.run(inspection[0])
+    supervisor.run_next("inspect")
     job, _ = read(database, inspection)
     assert (job.status, job.attempt, job.fence) == ("queued", 0, 1)
 
@@ -179,7 +182,7 @@ def test_an_inspection_that_takes_too_long_is_ended_and_says_what_was_slow(
     settings: Settings, database: Database, store: LocalBlobStore, slow_inspection: tuple[str, str]
 ) -> None:
     limited = Supervisor(settings.model_copy(update={"inspection_timeout_s": 8.0}), database, store)
-    assert limited.run(slow_inspection[0]) is True
+    assert limited.run_next("inspect") is True
     with database.transaction() as session:
         job, model = session.get_one(JobRow, slow_inspection[0]), session.get_one(ModelRow, slow_inspection[1])
     assert (job.status, job.attempt, model.status) == ("failed", 1, "rejected")
@@ -222,7 +225,7 @@ def test_a_job_that_ran_out_of_time_goes_on_when_it_is_retried(
     (left / "training.safetensors").write_text("3 epochs")
 
     def run(timeout_s: float) -> tuple[JobRow, list[str]]:
-        Supervisor(settings.model_copy(update={"job_timeout_s": timeout_s}), database, store).run(job_id)
+        Supervisor(settings.model_copy(update={"job_timeout_s": timeout_s}), database, store).run_next("compute")
         with database.transaction() as session:
             job = session.get_one(JobRow, job_id)
         return job, [str(path.relative_to(settings.work_dir / job_id)) for path in settings.work_dir.rglob("*.*")]
@@ -241,7 +244,7 @@ def test_deleting_a_model_ends_its_running_inspection(
     supervisor: Supervisor, database: Database, slow_inspection: tuple[str, str]
 ) -> None:
     job_id, model_id = slow_inspection
-    thread = threading.Thread(target=supervisor.run, args=(job_id,))
+    thread = threading.Thread(target=supervisor.run_next, args=("inspect",))
     thread.start()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -268,8 +271,7 @@ def test_the_process_gets_no_credential_and_dies_on_command(
     monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
     monkeypatch.setenv("REDIS_URL", "redis://secret")
     with database.transaction() as session:
-        held = claim(session, inspection[0], owner="me", lease_s=30)
-        assert held is not None
+        held = claim_job(session, inspection[0], owner="me", lease_s=30)
         inputs = collect_inputs(session, held)
     workspace = Workspace.create(settings.work_dir, held, max_checkpoint_bytes=10**6)
     workspace.prepare(held, inputs, store, Limits(memory_bytes=2**34, file_bytes=2**30, threads=1))

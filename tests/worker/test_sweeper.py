@@ -7,11 +7,11 @@ from collections.abc import Callable
 from sqlalchemy import func, update
 
 from app.db import Database
-from app.jobs import leases
 from app.jobs.orm import JobRow
 from app.jobs.service import JobService
 from app.settings import Settings
 from tests.app.jobs.conftest import project, spec, submit  # noqa: F401 fixtures
+from tests.claims import claim_job
 from worker.sweeper import LEFTOVER_S, RESUMABLE_KEPT, UPLOAD_MAX_S, sweep
 
 
@@ -23,7 +23,7 @@ def test_old_folders_of_jobs_that_have_ended_go(
 ) -> None:
     running, queued, cancelled, failed, forgotten, fresh = (submit() for _ in range(6))
     with database.transaction() as session:
-        assert leases.claim(session, running, owner="me", lease_s=60) is not None
+        claim_job(session, running, owner="me", lease_s=60)
         for job_id in (cancelled, fresh):
             JobService(session, project, max_attempts=1).cancel(job_id)
         for job_id, ago in ((failed, RESUMABLE_KEPT / 2), (forgotten, RESUMABLE_KEPT * 2)):

@@ -9,10 +9,11 @@ from sqlalchemy import select
 
 from app.api import uploads
 from app.artifacts.store import Blob
-from app.jobs import completion, leases
+from app.jobs import completion
 from app.jobs.completion import Output
 from app.jobs.orm import JobRow
 from tests.app.api.conftest import FACTS, Api
+from tests.claims import claim_job
 
 SPEC = json.dumps({"builder": "mlp", "kwargs": {"sizes": [64, 8, 10]}, "input_shape": [1, 8, 8]})
 CONTENT = bytes(range(256)) * 4
@@ -142,8 +143,7 @@ def test_artifacts_of_a_job(api: Api, client: httpx.Client, job: dict[str, objec
     queued = client.post("/v1/jobs", json=job).json()
     blob = Blob(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
     with api.database.transaction() as session:
-        held = leases.claim(session, queued["id"], owner="test", lease_s=60)
-        assert held is not None
+        held = claim_job(session, queued["id"], owner="test", lease_s=60)
         outputs = [Output("report.json", "application/json", blob)]
         completion.succeed(session, held, result={}, versions={}, outputs=outputs)
     (artifact,) = client.get(queued["links"]["artifacts"]).json()
@@ -169,8 +169,7 @@ def test_the_line_of_a_model_leads_back_to_the_upload(api: Api, client: httpx.Cl
         spec = {"kind": "restructure", "model_id": model_id, **inputs, "slicing": {}, "metadata": {"of_id": "mine"}}
         queued = client.post("/v1/jobs", json=spec).json()
         with api.database.transaction() as session:
-            held = leases.claim(session, queued["id"], owner="test", lease_s=60)
-            assert held is not None
+            held = claim_job(session, queued["id"], owner="test", lease_s=60)
             facts = FACTS | {"architecture": {"builder": "graph"}}
             outputs = [Output("checkpoint.safetensors", "application/octet-stream", blob, role="model", facts=facts)]
             completion.succeed(session, held, result={}, versions={}, outputs=outputs)

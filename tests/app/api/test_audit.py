@@ -6,9 +6,10 @@ from collections.abc import Callable
 import httpx
 
 from app.artifacts.store import Blob
-from app.jobs import completion, leases
+from app.jobs import completion
 from app.jobs.completion import Output
 from tests.app.api.conftest import Api
+from tests.claims import claim_job
 
 SPEC = '{"builder": "mlp", "kwargs": {"sizes": [64, 8, 10]}, "input_shape": [1, 8, 8]}'
 WEBHOOK = {"url": "https://hooks.example.invalid/a-secret-place", "events": ["job.cancelled"]}
@@ -31,8 +32,7 @@ def finished(api: Api, client: httpx.Client, job: dict[str, object]) -> str:
     """The artifact of a job that has succeeded."""
     job_id = client.post("/v1/jobs", json=job).json()["id"]
     with api.database.transaction() as session:
-        held = leases.claim(session, job_id, owner="test", lease_s=60)
-        assert held is not None
+        held = claim_job(session, job_id, owner="test", lease_s=60)
         outputs = [Output("x.json", "application/json", Blob("ab" * 32, 10))]
         completion.succeed(session, held, result={}, versions={}, outputs=outputs)
     return client.get(f"/v1/jobs/{job_id}").json()["artifacts"][0]["id"]

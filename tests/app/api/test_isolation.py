@@ -24,6 +24,7 @@ from app.main import create_app
 from app.projects.keys import SCOPES, authenticate, create_key
 from app.settings import Settings
 from tests.app.api.conftest import FACTS, Api
+from tests.claims import claim_job
 
 BLOB = Blob("ab" * 32, 10)
 NEVER: dict[str, Callable[[], str]] = {
@@ -149,9 +150,7 @@ def increment(api: Api, client: httpx.Client, spec: dict[str, Any]) -> dict[str,
 
 
 def claimed(session: Any, job_id: str) -> leases.Claim:
-    held = leases.claim(session, job_id, owner="test", lease_s=60)
-    assert held is not None
-    return held
+    return claim_job(session, job_id, owner="test", lease_s=60)
 
 
 def seen(answer: httpx.Response, *ids: str) -> tuple[int, dict[str, str], bytes]:

@@ -10,6 +10,7 @@ import pytest
 from app.jobs import completion, leases
 from app.jobs.leases import Claim
 from tests.app.api.conftest import Api
+from tests.claims import claim_job
 
 Job = dict[str, object]
 PROGRESS = {"stage": "score", "done": 1, "total": 2, "fraction": 0.25, "eta_s": None}
@@ -17,9 +18,7 @@ PROGRESS = {"stage": "score", "done": 1, "total": 2, "fraction": 0.25, "eta_s": 
 
 def claim(api: Api, job_id: str) -> Claim:
     with api.database.transaction() as session:
-        held = leases.claim(session, job_id, owner="test", lease_s=60)
-        assert held is not None
-        return held
+        return claim_job(session, job_id, owner="test", lease_s=60)
 
 
 def succeed(api: Api, held: Claim) -> None:

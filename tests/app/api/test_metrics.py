@@ -20,6 +20,7 @@ from app.projects.keys import create_key
 from app.settings import Settings
 from tests.app.api.conftest import serving
 from tests.app.jobs import conftest as jobs_conftest
+from tests.claims import claim_job
 
 project, spec, submit = jobs_conftest.project, jobs_conftest.spec, jobs_conftest.submit
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -55,8 +56,7 @@ def test_two_apis_show_the_same_and_it_is_what_the_rows_say(
     ids = [submit() for _ in range(4)]
     with database.transaction() as session:
         for number, job_id in enumerate(ids[:3]):
-            held = leases.claim(session, job_id, owner="own_1", lease_s=-1 if number == 2 else 60)
-            assert held is not None
+            held = claim_job(session, job_id, owner="own_1", lease_s=-1 if number == 2 else 60)
             if number == 0:
                 completion.fail(session, held, problem("out_of_memory", "No."))
             elif number == 1:

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from app.db import Database
-from app.jobs import leases
 from app.projects.directory import set_limits
 from app.projects.keys import create_key
 from app.projects.orm import ProjectRow
 from tests.app.api.conftest import Api, serving
+from tests.claims import claim_job
 
 SPEC = '{"builder": "mlp", "kwargs": {"sizes": [64, 8, 10]}, "input_shape": [1, 8, 8]}'
 
@@ -38,7 +38,7 @@ class TestQueue:
         assert (refused.json()["retryable"], refused.headers["retry-after"]) == (True, "10")
         assert upload(client, b"weights").status_code == 202  # inspections do not count
         with api.database.transaction() as session:
-            assert leases.claim(session, ids[0], owner="test", lease_s=60)
+            claim_job(session, ids[0], owner="test", lease_s=60)
         assert client.post("/v1/jobs", json=job).status_code == 202
 
     def test_nor_by_a_retry(self, api: Api, client: httpx.Client, job: dict[str, object]) -> None:

@@ -9,13 +9,14 @@ from app.artifacts.catalog import Catalog
 from app.artifacts.orm import DatasetRow, ModelRow
 from app.artifacts.store import Blob
 from app.db import Database
-from app.jobs import completion, leases
+from app.jobs import completion
 from app.jobs.analyses import find, key_of
 from app.jobs.leases import Claim
 from app.jobs.service import JobService
 from app.jobs.specs import ReadaptSpec, RestructureSpec, SliceSpec, SlicingParams
 from app.jobs.specs.readapt import AttackParams
 from app.projects.keys import ensure_project
+from tests.claims import claim_job
 
 ANALYSIS = completion.Output("analysis.safetensors", "application/octet-stream", Blob("e" * 64, 1), role="analysis")
 
@@ -90,8 +91,7 @@ def test_an_analysis_is_kept_with_the_end_of_its_job_and_is_no_artifact(
 ) -> None:
     job_id = submit()
     with database.transaction() as session:
-        held = leases.claim(session, job_id, owner="me", lease_s=30)
-        assert held is not None
+        held = claim_job(session, job_id, owner="me", lease_s=30)
         assert find(session, held, spec) is None
         if failed:
             completion.fail(session, held, {"code": "target_unreachable"}, [ANALYSIS])

@@ -9,18 +9,18 @@ from app.artifacts.orm import ModelRow
 from app.artifacts.usage import stored_bytes
 from app.db import Database
 from app.errors import AuthenticationError, NotFoundError
-from app.jobs import leases
 from app.jobs.closing import delete_project
 from app.projects.keys import authenticate, create_key
 from app.projects.orm import AuditRow
 from tests.app.jobs.conftest import read
+from tests.claims import claim_job
 
 
 def test_nothing_of_it_goes_on(database: Database, project: str, submit: Callable[[], str]) -> None:
     queued, running = submit(), submit()
     with database.transaction() as session:
         key, other = (create_key(session, project=name, name="") for name in ("default", "other"))
-        assert leases.claim(session, running, owner="test", lease_s=60)
+        claim_job(session, running, owner="test", lease_s=60)
     with database.transaction() as session:
         delete_project(session, "default")
     assert read(database, queued).status == "cancelled"

@@ -8,13 +8,13 @@ from sqlalchemy import func, update
 
 from app.db import Database
 from app.errors import ConflictError, InvalidInputError
-from app.jobs import leases
 from app.jobs.deadlines import end_overdue
 from app.jobs.events import events_after
 from app.jobs.orm import JobRow
 from app.jobs.service import JobService
 from app.jobs.specs import SliceSpec
 from tests.app.jobs.conftest import read
+from tests.claims import claim_job
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_others_stay(database: Database, project: str, spec: SliceSpec, overdue:
     with database.transaction() as session:
         service = JobService(session, project, max_attempts=3)
         without = service.submit(spec).id
-        assert leases.claim(session, running, owner="me", lease_s=60) is not None
+        claim_job(session, running, owner="me", lease_s=60)
         service.cancel(cancelled)
     assert end_overdue(database) == 1
     found = [read(database, job_id).status for job_id in (running, cancelled, late, without)]

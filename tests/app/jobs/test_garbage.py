@@ -21,13 +21,14 @@ from app.artifacts.store import Blob, BlobStore, LocalBlobStore
 from app.artifacts.stores import make_store
 from app.artifacts.uploads import NewUpload, Uploads
 from app.db import Base, Database
-from app.jobs import leases, retention
+from app.jobs import retention
 from app.jobs.garbage import Collector
 from app.jobs.orm import AnalysisRow, JobRow
 from app.jobs.service import JobService
 from app.jobs.specs import SliceSpec
 from app.projects.keys import ensure_project
 from app.settings import Settings
+from tests.claims import claim_job
 
 LONG = timedelta(days=40)
 SHORT_S = 0.4
@@ -110,7 +111,7 @@ def test_what_was_deleted_goes_once_no_job_names_it(deployment: Deployment) -> N
     deployment.age(model_blob, data_blob)
     assert deployment.collector().collect().blobs == 0
     with deployment.database.transaction() as session:
-        assert leases.claim(session, job_id, owner="me", lease_s=60) is not None
+        claim_job(session, job_id, owner="me", lease_s=60)
     assert deployment.collector().collect().blobs == 0
     for ago, removed in ((retention.RETRYABLE_KEPT / 2, 0), (retention.RETRYABLE_KEPT * 2, 2)):
         with deployment.database.transaction() as session:

@@ -15,6 +15,7 @@ from app.jobs.service import JobService
 from app.jobs.specs import RestructureSpec, SliceSpec, SlicingParams
 from app.projects.keys import ensure_project
 from tests.app.jobs.conftest import FACTS, read
+from tests.claims import claim_job
 
 Submit = Callable[[], str]
 
@@ -69,7 +70,7 @@ def test_a_stored_slice_by_deeparc_needs_a_dataset(
     with database.transaction() as session:
         service = JobService(session, project, max_attempts=3)
         made_by = service.submit(spec.model_copy(update={"slicing": SlicingParams(strategy=strategy)}))
-        held = leases.claim(session, made_by.id, owner="me", lease_s=30)
+        held = claim_job(session, made_by.id, owner="me", lease_s=30)
         output = completion.Output("slice.safetensors", "application/octet-stream", Blob("d" * 64, 1))
         completion.succeed(session, held, result={}, versions={}, outputs=[output])
         session.refresh(made_by)
@@ -105,7 +106,7 @@ def test_cancelling_a_queued_job_ends_it_at_once(database: Database, project: st
     with database.transaction() as session:
         assert JobService(session, project, max_attempts=3).cancel(job_id).status == "cancelled"
     with database.transaction() as session:
-        assert leases.claim(session, job_id, owner="me", lease_s=30) is None
+        assert leases.claim_next(session, "compute", owner="me", lease_s=30) is None
 
 
 def test_cancelling_an_ended_job_changes_nothing(database: Database, project: str, submit: Submit) -> None:
@@ -119,8 +120,7 @@ def test_cancelling_an_ended_job_changes_nothing(database: Database, project: st
 def test_retrying_a_failed_job_gives_it_fresh_attempts(database: Database, project: str, submit: Submit) -> None:
     job_id = submit()
     with database.transaction() as session:
-        held = leases.claim(session, job_id, owner="me", lease_s=30)
-        assert held is not None
+        held = claim_job(session, job_id, owner="me", lease_s=30)
         completion.fail(session, held, {"code": "x"})
     with database.transaction() as session:
         job = JobService(session, project, max_attempts=3).retry(job_id)
@@ -141,8 +141,7 @@ def test_what_a_failed_job_left_is_listed_until_another_attempt_ends(
 
     def end(name: str, error: dict[str, str] | None) -> None:
         with database.transaction() as session:
-            held = leases.claim(session, job_id, owner="me", lease_s=30)
-            assert held is not None
+            held = claim_job(session, job_id, owner="me", lease_s=30)
             outputs = [completion.Output(name, "application/octet-stream", Blob("d" * 64, 1), role="model")]
             if error is None:
                 completion.succeed(session, held, result={}, versions={}, outputs=outputs)
@@ -172,8 +171,7 @@ def test_a_job_cancelled_before_its_retry_began_shows_nothing_of_the_failed_atte
 ) -> None:
     job_id = submit()
     with database.transaction() as session:
-        held = leases.claim(session, job_id, owner="me", lease_s=30)
-        assert held is not None
+        held = claim_job(session, job_id, owner="me", lease_s=30)
         left = completion.Output("report.json", "application/json", Blob("e" * 64, 1))
         completion.fail(session, held, {"code": "diverged"}, [left])
     with database.transaction() as session:

@@ -22,6 +22,7 @@ from app.webhooks.orm import DeliveryRow, WebhookRow
 from app.webhooks.sending import Sender
 from app.webhooks.service import WebhookService
 from tests.app.webhooks.conftest import Receiver, read_webhook
+from tests.claims import claim_job
 from worker.couriers import couriers
 
 Submit = Callable[[], str]
@@ -64,8 +65,7 @@ class TestRecording:
             service.create("https://c.example.org/", ["job.cancelled"])
         job_id = submit()
         with database.transaction() as session:
-            held = leases.claim(session, job_id, owner="me", lease_s=60)
-            assert held is not None
+            held = claim_job(session, job_id, owner="me", lease_s=60)
             leases.renew(session, held, lease_s=60, progress={"stage": "score"})
         with database.transaction() as session:
             completion.succeed(session, held, result={}, versions={}, outputs=[])
@@ -97,7 +97,7 @@ class TestRecording:
     ) -> None:
         job_id = submit()
         with database.transaction() as session:
-            assert leases.claim(session, job_id, owner="me", lease_s=0) is not None
+            claim_job(session, job_id, owner="me", lease_s=0)
             session.execute(text("UPDATE jobs SET attempt_limit = 1"))
         reap(database)
         (delivery,) = read_deliveries()
