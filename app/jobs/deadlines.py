@@ -62,7 +62,8 @@ def _end_waiting_for_shards(database: Database) -> int:
 
 
 def _is_overdue() -> ColumnElement[bool]:
-    return JobRow.deadline < func.clock_timestamp()
+    """By a clock that stands still within a statement, as an index can only be asked for what does not change."""
+    return JobRow.deadline < func.statement_timestamp()
 
 
 def has_passed(session: Session, deadline: datetime | None) -> bool:

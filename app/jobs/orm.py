@@ -67,7 +67,7 @@ class JobRow(Timestamped, Base):
     event_count: Mapped[int] = mapped_column(default=0)
 
     max_runtime_s: Mapped[float | None]
-    """How long one attempt may run; the operator's limit holds besides."""
+    """How long one attempt may run, of the job or of a shard of it; the operator's limit holds besides."""
     deadline: Mapped[datetime | None]
     """The job is of no use after it."""
     cloned_from: Mapped[str | None]

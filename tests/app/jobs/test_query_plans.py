@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.jobs import leases
+from app.jobs.deadlines import end_overdue
 from app.jobs.events import events_after, transitions
 from app.jobs.filters import JobFilter
 from app.jobs.orm import JobRow
@@ -131,6 +132,15 @@ class TestMaintenance:
             assert reap(filled) > 0
         check(plans)
         assert any("ix_jobs_running" in plan for plan in plans)
+
+    def test_ending_what_is_overdue(self, filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        with explained(filled) as plans, rolled_back(filled, monkeypatch) as session:
+            ids = {"parent": f"job_{100:026}", "shard": f"job_{102:026}"}
+            session.execute(text("UPDATE jobs SET queue = 'waiting', deadline = now() WHERE id = :parent"), ids)
+            session.execute(text("UPDATE jobs SET parent_job_id = :parent, shard_index = 0 WHERE id = :shard"), ids)
+            plans.clear()
+            assert end_overdue(filled) == 1
+        check(plans)
 
     def test_relaying(self, filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         with explained(filled) as plans, rolled_back(filled, monkeypatch):
