@@ -62,7 +62,7 @@ def read_figures(session: Session) -> Figures:
 def _jobs_under_way() -> Any:
     """A part for each status, as each has its own partial index."""
     columns = (JobRow.queue, JobRow.kind, JobRow.status)
-    waited_s = func.extract("epoch", func.clock_timestamp() - func.min(JobRow.waiting_since))
+    waited_s = func.extract("epoch", func.clock_timestamp() - func.min(JobRow.queued_at))
     return union_all(
         *(
             select(*columns, func.count(), waited_s).where(JobRow.status == status.value).group_by(*columns)

@@ -121,7 +121,6 @@ def back_to_queue() -> dict[str, Any]:
         "lease_until": None,
         "progress": None,
         "queued_at": func.clock_timestamp(),
-        "waiting_since": func.clock_timestamp(),
     }
 
 

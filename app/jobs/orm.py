@@ -75,7 +75,6 @@ class JobRow(Timestamped, Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     queued_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-    waiting_since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     """When it was last put into the queue."""
 
     request_id: Mapped[str | None]
