@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
+from app.api.allowed_methods import allowed_methods
 from app.artifacts.store import StoreUnavailableError
 from app.errors import (
     AuthenticationError,
@@ -138,8 +139,12 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     phrase = HTTPStatus(error.status_code).phrase
     code = "too_large" if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else phrase.lower().replace(" ", "_")
     hint = BODY_HINT if error.status_code == HTTPStatus.BAD_REQUEST else ""
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = allowed_methods(request.app, request.url.path) or headers.get("Allow", "")
+        hint = f"This path takes {headers['Allow']}."
     body = problem(code, str(error.detail), title=phrase, hint=hint)
-    return problem_response(request, error.status_code, body, headers=dict(error.headers or {}))
+    return problem_response(request, error.status_code, body, headers=headers)
 
 
 def failure_problem(request: Request, error: Exception) -> JSONResponse:

@@ -6,7 +6,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from neusemslice.errors import ConfigError
@@ -33,6 +42,13 @@ Metadata = Annotated[
 MAX_RUNTIME_S = 366 * 24 * 3600.0
 
 
+def as_text(moment: object) -> object:
+    """A time as it is written in JSON and queries, never a number of seconds."""
+    if isinstance(moment, datetime) or (isinstance(moment, str) and re.match(r"\d{4}-", moment)):
+        return moment
+    raise ValueError("a time is written as in RFC 3339, such as 2030-01-31T06:00:00Z")
+
+
 def in_utc(moment: datetime) -> datetime:
     """The same moment; none so far off that UTC or Postgres could not express it."""
     if not 1970 < moment.year < 9000:
@@ -40,7 +56,7 @@ def in_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(in_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(as_text), AfterValidator(in_utc)]
 
 
 class Strict(BaseModel):

@@ -67,6 +67,12 @@ def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> Non
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
+def test_a_refused_method_comes_with_all_that_the_path_takes(client: httpx.Client) -> None:
+    answer = client.put("/v1/artifacts/art_01k9zzzzzzzzzzzzzzzzzzzzzz")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+    assert answer.json()["hint"] == "This path takes DELETE, GET."
+
+
 def test_without_its_database_the_api_says_unavailable_and_lives(tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

@@ -40,6 +40,7 @@ def test_by_several_pairs_of_metadata(client: httpx.Client, job: Job) -> None:
         "&".join(f"metadata[k{number}]=x" for number in range(17)),
         "created_after=yesterday",
         "created_after=2026-01-01T00:00:00",
+        "created_after=1767225600",
         "created_before=9999-12-31T23:59:59-14:00",
         "created_before=1e30",
         "model_id=x",
