@@ -61,5 +61,5 @@ def delete_artifact(artifact_id: ArtifactId, context: Context) -> None:
 
 
 def _read(context: RequestContext, artifact_id: str) -> ArtifactRow:
-    with context.transaction() as session:
+    with context.reading() as session:
         return context.catalog(session).artifact(artifact_id)

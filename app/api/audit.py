@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, StringConstraints
+from pydantic import BaseModel, StringConstraints
 
 from app.api.context import Context, Cursor, Limit
 from app.api.schemas import Page, page
-from app.jobs.specs.common import NO_NUL
+from app.jobs.specs.common import NO_NUL, Moment
 from app.projects.audit import AuditFilter, audit_rows
 from app.projects.orm import AuditRow
 
@@ -41,13 +41,13 @@ def list_audit(
     actor: Annotated[Exactly | None, Query(examples=["key:0123456789ab"])] = None,
     action: Annotated[Exactly | None, Query(examples=["job.cancel"])] = None,
     object_id: Exactly | None = None,
-    since: Annotated[AwareDatetime | None, Query(description="At this time or later.")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Before this time.")] = None,
+    since: Annotated[Moment | None, Query(description="At this time or later.")] = None,
+    until: Annotated[Moment | None, Query(description="Before this time.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[AuditRead]:
     """What was changed, newest first."""
     wanted = AuditFilter(context.principal.project_id, actor, action, object_id, since, until)
-    with context.transaction() as session:
+    with context.reading() as session:
         rows = audit_rows(session, wanted, before=cursor, limit=limit + 1)
         return page([AuditRead.of(row) for row in rows], [row.id for row in rows], limit)

@@ -83,6 +83,12 @@ class RequestContext:
             act_as(session, self.actor)
             yield session
 
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that changes nothing."""
+        with self.services.database.autocommit() as session:
+            yield session
+
     def catalog(self, session: Session) -> Catalog:
         """The project's models, datasets and artifacts."""
         return Catalog(session, self.principal.project_id)
@@ -130,19 +136,12 @@ async def get_services(request: Request) -> Services:
     return services
 
 
-async def get_principal(request: Request, _: Annotated[object, Depends(bearer)]) -> Principal:
-    """Who is asking: app.api.middleware.Authenticate has found out, before the body was read."""
-    principal: Principal = request.state.principal
-    return principal
-
-
 async def get_context(
-    request: Request,
-    services: Annotated[Services, Depends(get_services)],
-    principal: Annotated[Principal, Depends(get_principal)],
-    idempotency_key: IdempotencyKey = None,
+    request: Request, _: Annotated[object, Depends(bearer)], idempotency_key: IdempotencyKey = None
 ) -> RequestContext:
-    """The context of this request."""
+    """The context of this request. app.api.middleware.Authenticate has found out who asks, before the body was read."""
+    services: Services = request.app.state.services
+    principal: Principal = request.state.principal
     target, actor = f"{request.method} {request.url.path}", actor_of(request, principal)
     origin = Origin(request.state.request_id, request.state.traceparent)
     return RequestContext(services, principal, target, idempotency_key, actor, origin)

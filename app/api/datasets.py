@@ -107,7 +107,7 @@ def create_dataset(
 @router.get("", operation_id="list_datasets", response_model=Page[DatasetRead])
 def list_datasets(context: Context, cursor: Cursor = None, limit: Limit = 50) -> Page[DatasetRead]:
     """The project's datasets, newest first."""
-    with context.transaction() as session:
+    with context.reading() as session:
         rows = context.catalog(session).list(DatasetRow, before=cursor, limit=limit + 1)
         return page([DatasetRead.of(row) for row in rows], [row.id for row in rows], limit)
 
@@ -148,5 +148,5 @@ def _register(context: RequestContext, session: Session, asset: NewAsset, blob: 
 
 
 def _read(context: RequestContext, dataset_id: str) -> DatasetRead:
-    with context.transaction() as session:
+    with context.reading() as session:
         return DatasetRead.of(context.catalog(session).get(DatasetRow, dataset_id))

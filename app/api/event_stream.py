@@ -21,7 +21,7 @@ PING_S = 15.0
 
 def read_job(context: RequestContext, job_id: str) -> JobRead:
     """One job with its artifacts and transitions."""
-    with context.transaction() as session:
+    with context.reading() as session:
         job = context.jobs(session).get(job_id)
         artifacts, changes = context.jobs(session).artifacts_of([job]), transitions(session, job_id)
     return JobRead.of(job, artifacts, changes, context.services.outlook.place_of(job))
@@ -29,7 +29,7 @@ def read_job(context: RequestContext, job_id: str) -> JobRead:
 
 def read_events(context: RequestContext, job_id: str, seq: int, limit: int) -> list[EventRead]:
     """At most `limit` events numbered above `seq`."""
-    with context.transaction() as session:
+    with context.reading() as session:
         return [EventRead.of(event) for event in events_after(session, job_id, seq, limit=limit)]
 
 
@@ -51,7 +51,7 @@ async def stream_events(context: RequestContext, job_id: str, seen: int) -> Asyn
 
 
 def _read_news(context: RequestContext, job_id: str, seen: int) -> tuple[bool, int, list[EventRead]]:
-    with context.transaction() as session:
+    with context.reading() as session:
         job = context.jobs(session).get(job_id)
         events = events_after(session, job_id, seen, limit=EVENTS_PER_READ)
         return JobStatus(job.status).is_terminal, job.event_count, [EventRead.of(event) for event in events]

@@ -38,7 +38,7 @@ def get_job_log(
     tail: Annotated[int | None, Query(ge=1, le=2**31, description="Only so many of the last bytes.")] = None,
 ) -> Response:
     """What the process of an attempt printed, whatever its end; of much, the beginning and the end (1 MiB)."""
-    with context.transaction() as session:
+    with context.reading() as session:
         row = log_of(session, context.jobs(session).get(job_id).id, attempt)
     content = row.content if tail is None else row.content[-tail:]
     headers = {"X-Attempt": str(row.attempt), "X-Log-Bytes": str(len(row.content)), **_NEVER_SHOWN}

@@ -43,7 +43,7 @@ def create_job(
 ) -> JSONResponse:
     """Queue a job."""
     if dry_run:
-        with context.transaction() as session:
+        with context.reading() as session:
             named = context.jobs(session).check(spec)
             found = DryRun.of(spec, estimate(session, spec, named))
         return JSONResponse(found.model_dump(mode="json"))
@@ -66,7 +66,7 @@ def list_jobs(
     created_before: Moment | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
-) -> Page[JobRead]:
+) -> Response:
     """The project's jobs, newest first; those that meet every given condition."""
     wanted = JobFilter(
         status=status,
@@ -76,13 +76,14 @@ def list_jobs(
         created_after=created_after,
         created_before=created_before,
     )
-    with context.transaction() as session:
+    with context.reading() as session:
         rows = context.jobs(session).list(before=cursor, limit=limit + 1, wanted=wanted)
         artifacts = context.jobs(session).artifacts_of(rows)
         made = {row.id: [item for item in artifacts if item.job_id == row.id] for row in rows}
     place_of = context.services.outlook.place_of
     items = [JobRead.of(row, made[row.id], place=place_of(row)) for row in rows]
-    return page(items, [row.id for row in rows], limit)
+    found: Page[JobRead] = page(items, [row.id for row in rows], limit)
+    return Response(found.model_dump_json(), media_type="application/json")  # FastAPI would validate it once more
 
 
 @router.get(

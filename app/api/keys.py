@@ -68,7 +68,7 @@ class KeyWithSecret(KeyRead):
 @router.get("", operation_id="list_keys", response_model=Page[KeyRead])
 def list_keys(context: Context, cursor: KeyCursor = None, limit: Limit = 50) -> Page[KeyRead]:
     """The project's keys, newest first, also those that were revoked or have expired."""
-    with context.transaction() as session:
+    with context.reading() as session:
         rows = keys_of(session, context.principal.project_id, before=cursor, limit=limit + 1)
         return page([KeyRead.of(row) for row in rows], [row.id for row in rows], limit)
 

@@ -104,7 +104,7 @@ def create_model(
 @router.get("", operation_id="list_models", response_model=Page[ModelRead])
 def list_models(context: Context, cursor: Cursor = None, limit: Limit = 50) -> Page[ModelRead]:
     """The project's models, newest first."""
-    with context.transaction() as session:
+    with context.reading() as session:
         rows = context.catalog(session).list(ModelRow, before=cursor, limit=limit + 1)
         return page([ModelRead.of(row) for row in rows], [row.id for row in rows], limit)
 
@@ -164,11 +164,11 @@ def _register(context: RequestContext, session: Session, asset: NewAsset, blob: 
 
 
 def _read(context: RequestContext, model_id: str) -> ModelRead:
-    with context.transaction() as session:
+    with context.reading() as session:
         model = context.catalog(session).get(ModelRow, model_id)
         return ModelRead.of(model, context.jobs(session).lineage(model_id))
 
 
 def _read_ready(context: RequestContext, model_id: str) -> ModelRow:
-    with context.transaction() as session:
+    with context.reading() as session:
         return context.catalog(session).get_ready(ModelRow, model_id)

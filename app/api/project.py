@@ -45,7 +45,7 @@ class ProjectRead(BaseModel):
 @router.get("", operation_id="get_project", response_model=ProjectRead)
 def get_project(context: Context) -> ProjectRead:
     """Your project, with its limits and what it uses of them."""
-    with context.transaction() as session:
+    with context.reading() as session:
         row = session.get_one(ProjectRow, context.principal.project_id)
         jobs = count_jobs(session, row.id)
         return ProjectRead(

@@ -160,7 +160,7 @@ def create_webhook(body: WebhookCreate, context: Context) -> JSONResponse:
 @router.get("", operation_id="list_webhooks", response_model=list[WebhookRead])
 def list_webhooks(context: Context) -> list[WebhookRead]:
     """The project's webhooks, newest first."""
-    with context.transaction() as session:
+    with context.reading() as session:
         return [WebhookRead.of(row) for row in context.webhooks(session).list()]
 
 
@@ -172,7 +172,7 @@ def list_webhooks(context: Context) -> list[WebhookRead]:
 )
 def get_webhook(webhook_id: WebhookId, context: Context) -> WebhookRead:
     """One webhook."""
-    with context.transaction() as session:
+    with context.reading() as session:
         return WebhookRead.of(context.webhooks(session).get(webhook_id))
 
 
@@ -231,7 +231,7 @@ def list_webhook_deliveries(
     limit: Limit = 50,
 ) -> Page[DeliveryRead]:
     """What was sent and what came of it, newest first; kept for 30 days."""
-    with context.transaction() as session:
+    with context.reading() as session:
         rows = context.webhooks(session).deliveries(webhook_id, before=cursor, limit=limit + 1, status=status)
         return page([DeliveryRead.of(row) for row in rows], [row.event_id for row in rows], limit)
 

@@ -24,19 +24,34 @@ _EVENT_TYPE_OF: dict[JobStatus, EventType] = {
     JobStatus.FAILED: "job.failed",
     JobStatus.CANCELLED: "job.cancelled",
 }
-_TOLD = (JobRow.event_count, JobRow.project_id, JobRow.kind, JobRow.metadata_.label("metadata"), JobRow.error)
+_TOLD = (
+    JobRow.id,
+    JobRow.event_count,
+    JobRow.project_id,
+    JobRow.kind,
+    JobRow.metadata_.label("metadata_"),
+    JobRow.error,
+)
 
 
 def add_event(session: Session, job_id: str, event_type: str, data: dict[str, Any]) -> None:
     """Append an event with the next number of its job; at commit, ring the bell and have webhooks told of a status."""
     count = update(JobRow).where(JobRow.id == job_id).values(event_count=JobRow.event_count + 1)
-    job = session.execute(count.returning(*_TOLD)).one()
-    session.add(JobEventRow(job_id=job_id, seq=job.event_count, type=event_type, data=data))
-    if event_type == STATUS and job.kind in JOB_KINDS:
-        told = {"job_id": job_id, "seq": job.event_count, **data, "kind": job.kind, "metadata": job.metadata}
-        told |= {"error": job.error} if data["status"] == JobStatus.FAILED else {}
-        record(session, job.project_id, _EVENT_TYPE_OF[JobStatus(data["status"])], job_id, told)
+    _tell(session, session.execute(count.returning(*_TOLD)).one(), event_type, data)
     announce(session, job_id)
+
+
+def add_first_event(session: Session, job: JobRow) -> None:
+    """Begin the story of a job that this transaction has queued with an event count of 1. Nobody waits for it yet."""
+    _tell(session, job, STATUS, {"status": JobStatus.QUEUED.value})
+
+
+def _tell(session: Session, job: Any, event_type: str, data: dict[str, Any]) -> None:
+    session.add(JobEventRow(job_id=job.id, seq=job.event_count, type=event_type, data=data))
+    if event_type == STATUS and job.kind in JOB_KINDS:
+        told = {"job_id": job.id, "seq": job.event_count, **data, "kind": job.kind, "metadata": job.metadata_}
+        told |= {"error": job.error} if data["status"] == JobStatus.FAILED else {}
+        record(session, job.project_id, _EVENT_TYPE_OF[JobStatus(data["status"])], job.id, told)
 
 
 def announce(session: Session, resource_id: str) -> None:

@@ -98,14 +98,22 @@ class Outlook:
         return self._look().place_of(job) if job.status == JobStatus.QUEUED else None
 
     def _look(self) -> Picture:
-        with self._lock:
-            started = time.monotonic()
-            if started > self._good_until:
-                with self._database.transaction() as session:
-                    self._picture = take_picture(session)
-                now = time.monotonic()
-                self._good_until = now + max(_LOOK_AGAIN_S, _SHARE_OF_TIME * (now - started))
-            return self._picture
+        """While one takes a new picture, the others answer from the last one."""
+        is_first = self._good_until == 0.0
+        if time.monotonic() > self._good_until and self._lock.acquire(blocking=is_first):
+            try:
+                self._renew()
+            finally:
+                self._lock.release()
+        return self._picture
+
+    def _renew(self) -> None:
+        started = time.monotonic()
+        if started > self._good_until:
+            with self._database.autocommit() as session:
+                self._picture = take_picture(session)
+            now = time.monotonic()
+            self._good_until = now + max(_LOOK_AGAIN_S, _SHARE_OF_TIME * (now - started))
 
 
 def take_picture(session: Session) -> Picture:

@@ -1,10 +1,11 @@
 """How workers learn of queued jobs. The outbox keeps what has not been announced yet."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import Row, any_, delete, func, select
 from sqlalchemy.orm import Session
 
 from app.db import Database
@@ -47,22 +48,21 @@ def enqueue(session: Session, job: JobRow) -> None:
 def relay_outbox(database: Database, queue: JobQueue) -> int:
     """Publish what the outbox holds, oldest first, and return how much that was.
 
-    Several relays may run: each row is taken by one. A crash between publishing and removing repeats the message.
+    Several relays may run: each row is taken by one. A crash or a refusal before the end of the batch repeats messages.
     """
-    with database.transaction() as session:
-        rows = session.scalars(
-            select(OutboxRow).order_by(OutboxRow.id).limit(BATCH).with_for_update(skip_locked=True)
-        ).all()
-        published = 0
-        for row in rows:
-            try:
-                queue.publish(row.job_id, row.queue)
-            except QueueUnavailableError as error:
-                log.warning("queue.unavailable", waiting=len(rows) - published, error=str(error))
-                break
-            session.delete(row)
-            published += 1
-        return published
+    oldest = select(OutboxRow.id).order_by(OutboxRow.id).limit(BATCH).with_for_update(skip_locked=True)
+    once = func.array(oldest.scalar_subquery())  # a plan may run what stands in IN several times, and take more
+    taken = delete(OutboxRow).where(OutboxRow.id == any_(once))
+    rows: Sequence[Row[int, str, str]] = ()
+    try:
+        with database.transaction() as session:
+            rows = session.execute(taken.returning(OutboxRow.id, OutboxRow.job_id, OutboxRow.queue)).all()
+            for _, job_id, name in sorted(rows):
+                queue.publish(job_id, name)
+    except QueueUnavailableError as error:
+        log.warning("queue.unavailable", waiting=len(rows), error=str(error))
+        return 0
+    return len(rows)
 
 
 def reannounce_stale(database: Database, queue: JobQueue, *, older_than_s: float) -> int:
@@ -103,7 +103,7 @@ class LocalQueue:
 
     def publish(self, job_id: str, queue: str) -> None:  # noqa: ARG002 the woken dispatcher looks at the table
         """See JobQueue."""
-        with self._database.transaction() as session:
+        with self._database.autocommit() as session:
             session.execute(select(func.pg_notify(self.CHANNEL, queue)))
 
     def is_available(self) -> bool:

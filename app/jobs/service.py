@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.artifacts.catalog import Catalog
@@ -13,7 +13,7 @@ from app.errors import ConflictError, NotFoundError
 from app.ids import new_id
 from app.jobs import shards
 from app.jobs.deadlines import has_passed, require_ahead
-from app.jobs.events import STATUS, add_event, announce
+from app.jobs.events import STATUS, add_event, add_first_event, announce
 from app.jobs.fairness import LEVELS
 from app.jobs.filters import JobFilter
 from app.jobs.fit import Named, StoredFile, check_fit
@@ -169,7 +169,7 @@ class JobService:
 
     def _add(self, spec: ClientSpec | InspectionSpec, **columns: Any) -> JobRow:
         values = spec.model_dump(mode="json", exclude=set(columns))
-        job = JobRow(
+        new = insert(JobRow).values(
             id=new_id("job"),
             project_id=self._project_id,
             kind=spec.kind,
@@ -178,15 +178,14 @@ class JobService:
             metadata_=values.pop("metadata", {}),
             spec=values,
             attempt_limit=self._max_attempts,
+            event_count=1,
             request_id=self._origin.request_id,
             traceparent=self._origin.traceparent,
             **columns,
         )
-        self._session.add(job)
-        self._session.flush()
+        job = self._session.scalars(new.returning(JobRow)).one()
         enqueue(self._session, job)
-        add_event(self._session, job.id, STATUS, {"status": JobStatus.QUEUED.value})
-        self._session.refresh(job)
+        add_first_event(self._session, job)
         return job
 
     def _find(self, job_id: str, *, for_update: bool) -> JobRow:

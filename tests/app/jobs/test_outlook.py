@@ -63,13 +63,13 @@ def test_the_eta_comes_from_recent_jobs_of_the_kind_and_from_those_that_run(
 def test_a_picture_serves_many_questions(database: Database, queue_jobs: Queue) -> None:
     (first,) = queue_jobs("a")
     outlook, taken = Outlook(database), []
-    real = database.transaction
+    real = database.autocommit
 
     def counting():
         taken.append(1)
         return real()
 
-    database.transaction = counting  # type: ignore[method-assign]
+    database.autocommit = counting  # type: ignore[method-assign]
     row = read(database, first)
     taken.clear()
     assert [outlook.place_of(row).position for _ in range(50)] == [1] * 50
