@@ -93,8 +93,9 @@ class JobService:
     def lineage(self, model_id: str) -> Sequence[tuple[ModelRow, JobRow | None]]:
         """A model and what it was made from, up to the upload, each with the job that produced it."""
         line = self._catalog.line_of(model_id)
-        query = select(JobRow).where(JobRow.id.in_([model.produced_by_job_id for model in line]))
-        jobs = {job.id: job for job in self._session.scalars(query)}
+        made_by = [model.produced_by_job_id for model in line if model.produced_by_job_id is not None]
+        query = select(JobRow).where(JobRow.id.in_(made_by))
+        jobs = {job.id: job for job in self._session.scalars(query)} if made_by else {}
         return [(model, jobs.get(model.produced_by_job_id or "")) for model in line]
 
     def list(self, *, before: str | None, limit: int, wanted: JobFilter = JobFilter()) -> Sequence[JobRow]:

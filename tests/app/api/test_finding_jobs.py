@@ -1,15 +1,9 @@
-"""Which jobs a list shows, and by which index they are found."""
+"""Which jobs a list shows; by which index they are found is test_query_plans.py's."""
 
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from sqlalchemy import select, text
-
-from app.jobs.filters import JobFilter
-from app.jobs.orm import JobRow
-from tests.app.api.conftest import Api
-from tests.app.jobs.test_query_plans import explained
 
 Job = dict[str, object]
 
@@ -59,24 +53,3 @@ def test_by_time_and_model(client: httpx.Client, job: Job) -> None:
     assert ids(client.get("/v1/jobs", params={"created_after": later})) == []
     assert ids(client.get("/v1/jobs", params={"model_id": job["model_id"]})) == [second["id"], first["id"]]
     assert ids(client.get("/v1/jobs", params={"model_id": "mdl_" + "0" * 26})) == []
-
-
-@pytest.mark.parametrize(
-    ("wanted", "index"),
-    [
-        (JobFilter(metadata={"run": "7"}), "ix_jobs_metadata"),
-        (JobFilter(model_id="mdl_" + "0" * 26), "ix_jobs_model"),
-        (JobFilter(created_after=datetime(2026, 1, 1, tzinfo=UTC)), "ix_jobs_project_id_created_at"),
-    ],
-)
-def test_each_condition_has_an_index_that_serves_it(api: Api, wanted: JobFilter, index: str) -> None:
-    (condition,) = wanted.conditions()[1:]
-    others = "SELECT indexname FROM pg_indexes WHERE tablename = 'jobs' AND indexname NOT IN ('pk_jobs', :index)"
-    with api.database.transaction() as session:
-        for other in session.scalars(text(others), {"index": index}).all():
-            session.execute(text(f"DROP INDEX {other}"))
-        session.execute(text("SET LOCAL enable_seqscan = off"))
-        with explained(api.database) as plans:
-            session.execute(select(JobRow.id).where(JobRow.project_id == api.project, condition))
-        session.rollback()
-    assert index in plans[0]

@@ -1,88 +1,52 @@
-"""No statement that runs often reads a whole table, asked of Postgres itself on a table of thousands of rows."""
+"""No list, no filter and no other statement that runs often reads a whole table.
+
+Postgres itself is asked, on tables of thousands of rows, of which a project has a small share.
+"""
 
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from app.artifacts.catalog import Catalog
+from app.artifacts.orm import DatasetRow, ModelRow
 from app.db import Database
 from app.jobs import leases
 from app.jobs.deadlines import end_overdue
 from app.jobs.events import events_after, transitions
 from app.jobs.filters import JobFilter
+from app.jobs.logs import log_of
 from app.jobs.orm import JobRow
 from app.jobs.outlook import take_picture
 from app.jobs.queue import reannounce_stale, relay_outbox
 from app.jobs.reaper import reap
 from app.jobs.service import JobService
-from app.jobs.specs import JOB_KINDS
 from app.jobs.status import JobStatus
+from app.projects.audit import AuditFilter, audit_rows
+from app.projects.keys import keys_of
+from app.settings import Settings
+from app.webhooks.service import WebhookService
+from tests.app.jobs.plans import JOB, PROJECT, PROJECTS, ROWS, WEBHOOK, check, explained, fill
 
-TABLES = ("jobs", "job_events", "outbox", "artifacts")
-ROWS = 6000
-PROJECTS = 30
+NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
 def filled(new_database: Callable[[], str]) -> Iterator[Database]:
-    """Projects with thousands of jobs: most queued or ended, a few running, some of them abandoned."""
     database = Database(new_database())
-    columns = "id, project_id, kind, queue, spec, metadata, status, attempt, attempt_limit, fence, cancel_requested"
-    with database.engine.begin() as connection:
-        for statement in (
-            f"INSERT INTO projects (id, name) SELECT 'prj_' || i, 'p' || i FROM generate_series(0, {PROJECTS - 1}) i",
-            f"""INSERT INTO jobs ({columns}, event_count, priority, lease_until, started_at, finished_at, queued_at)
-                SELECT 'job_' || lpad(i::text, 26, '0'), 'prj_' || i % {PROJECTS},
-                    CASE WHEN i % 10 = 0 THEN 'inspect_model' ELSE (ARRAY{list(JOB_KINDS)})[1 + i % 5] END,
-                    CASE WHEN i % 10 = 0 THEN 'inspect' ELSE 'compute' END, '{{"model_id": "x"}}', '{{}}',
-                    CASE WHEN i % 100 = 0 THEN 'running' WHEN i % 2 = 0 THEN 'queued' WHEN i % 3 = 0 THEN 'failed'
-                        ELSE 'succeeded' END,
-                    1, 3, 1, false, 2, i % 3 - 1, now() - interval '1 hour', now() - interval '1 hour',
-                    CASE WHEN i % 2 = 1 THEN now() END, now() - interval '1 hour'
-                FROM generate_series(1, {ROWS}) i""",
-            """INSERT INTO job_events (job_id, seq, type, data)
-                SELECT id, seq, CASE WHEN seq = 2 THEN 'progress' ELSE 'status' END, '{"status": "queued"}' FROM jobs,
-                generate_series(1, 2) seq""",
-            "INSERT INTO outbox (job_id, queue) SELECT id, queue FROM jobs",
-            """INSERT INTO artifacts (id, project_id, job_id, fence, name, media_type, digest, size_bytes)
-                SELECT 'art_' || id, project_id, id, 1, 'x', 'x', 'x', 1 FROM jobs""",
-        ):
-            connection.execute(text(statement))
-        connection.execute(text("ANALYZE"))
+    fill(database)
     yield database
     database.dispose()
 
 
-@contextmanager
-def explained(database: Database) -> Iterator[list[str]]:
-    """The plans of all statements on the tables that run in the block; what they did is to be rolled back."""
-    plans: list[str] = []
-
-    def explain(connection, cursor, statement: str, parameters, context, executemany: bool) -> None:
-        if not executemany and any(re.search(rf"\b{table}\b", statement) for table in TABLES):
-            with cursor.connection.cursor() as other:
-                other.execute(f"EXPLAIN {statement}", parameters)
-                plans.append(f"{statement}\n" + "\n".join(line for (line,) in other.fetchall()))
-
-    event.listen(database.engine, "before_cursor_execute", explain)
-    try:
-        yield plans
-    finally:
-        event.remove(database.engine, "before_cursor_execute", explain)
-
-
-def check(plans: list[str]) -> None:
-    assert plans != []
-    for plan in plans:
-        assert not re.search(rf"Seq Scan on ({'|'.join(TABLES)})\b", plan), plan
-        assert "Index" in plan or "Insert on" in plan, plan
-
-
 def service(session: Session) -> JobService:
-    return JobService(session, "prj_3", max_attempts=3)
+    return JobService(session, PROJECT, max_attempts=3)
 
 
 @pytest.mark.parametrize("queue", ["inspect", "compute"])
@@ -100,16 +64,111 @@ def test_claiming_the_next_job(filled: Database, queue: str) -> None:
 @pytest.mark.parametrize("status", [None, *JobStatus])
 @pytest.mark.parametrize("kind", [None, "slice"])
 @pytest.mark.parametrize("before", [None, f"job_{ROWS // 2:026}"])
-def test_listing(filled: Database, status: JobStatus | None, kind: str | None, before: str | None) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"model_id": "mdl_3"},
+        {"metadata": {"run": "3"}},
+        {"created_after": NOW - timedelta(hours=1)},
+        {"created_before": NOW - timedelta(days=3)},
+        {"created_after": NOW - timedelta(days=3), "created_before": NOW - timedelta(days=2)},
+    ],
+    ids=lambda more: " ".join(more) or "-",
+)
+def test_listing_jobs(
+    filled: Database, status: JobStatus | None, kind: str | None, before: str | None, more: dict[str, Any]
+) -> None:
     with explained(filled) as plans, filled.transaction() as session:
-        rows = service(session).list(before=before, limit=51, wanted=JobFilter(status=status, kind=kind))
+        rows = service(session).list(before=before, limit=51, wanted=JobFilter(status=status, kind=kind, **more))
         service(session).artifacts_of(rows)
+    check(plans)
+
+
+def test_every_condition_on_jobs_is_among_these() -> None:
+    assert {field.name for field in fields(JobFilter)} == {
+        *("status", "kind", "model_id", "metadata", "created_after", "created_before")
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (JobFilter(metadata={"run": "7"}), "ix_jobs_metadata"),
+        (JobFilter(model_id="mdl_" + "0" * 26), "ix_jobs_model"),
+        (JobFilter(created_after=NOW), "ix_jobs_project_id_created_at"),
+    ],
+)
+def test_each_condition_has_an_index_that_serves_it(filled: Database, wanted: JobFilter, index: str) -> None:
+    (condition,) = wanted.conditions()[1:]
+    others = "SELECT indexname FROM pg_indexes WHERE tablename = 'jobs' AND indexname NOT IN ('pk_jobs', :index)"
+    with filled.transaction() as session:
+        for other in session.scalars(text(others), {"index": index}).all():
+            session.execute(text(f"DROP INDEX {other}"))
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        with explained(filled) as plans:
+            session.execute(select(JobRow.id).where(JobRow.project_id == PROJECT, condition))
+        session.rollback()
+    assert index in plans[0]
+
+
+@pytest.mark.parametrize("before", [None, "z"])
+def test_listing_models_and_datasets(filled: Database, before: str | None) -> None:
+    with explained(filled) as plans, filled.transaction() as session:
+        for kind in (ModelRow, DatasetRow):
+            assert len(Catalog(session, PROJECT).list(kind, before=before, limit=51)) == 51
+    assert len(plans) == 2
+    check(plans)
+
+
+def test_the_lineage_of_a_model(filled: Database) -> None:
+    with explained(filled) as plans, filled.transaction() as session:
+        assert len(service(session).lineage(f"mdl_{JOB}")) == 1
+    check(plans)
+
+
+@pytest.mark.parametrize("before", [None, JOB])
+def test_listing_keys(filled: Database, before: str | None) -> None:
+    with explained(filled) as plans, filled.transaction() as session:
+        keys_of(session, PROJECT, before=before, limit=51)
+    check(plans)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"actor": "key:x"},
+        {"action": "job.create"},
+        {"object_id": JOB},
+        {"since": NOW - timedelta(hours=1)},
+        {"until": NOW},
+    ],
+    ids=lambda wanted: " ".join(wanted) or "-",
+)
+@pytest.mark.parametrize("before", [None, f"aud_job_{ROWS // 2:026}"])
+def test_listing_the_audit_log(filled: Database, wanted: dict[str, Any], before: str | None) -> None:
+    with explained(filled) as plans, filled.transaction() as session:
+        audit_rows(session, AuditFilter(PROJECT, **wanted), before=before, limit=51)
+    check(plans)
+
+
+@pytest.mark.parametrize("status", [None, "pending", "delivered"])
+@pytest.mark.parametrize("before", [None, f"evt_job_{ROWS // 2:026}"])
+def test_listing_webhooks_and_deliveries(
+    filled: Database, settings: Settings, status: str | None, before: str | None
+) -> None:
+    with explained(filled) as plans, filled.transaction() as session:
+        webhooks = WebhookService(session, PROJECT, settings)
+        assert len(webhooks.list()) == ROWS / PROJECTS
+        webhooks.deliveries(WEBHOOK, before=before, limit=51, status=status)
     check(plans)
 
 
 def test_looking_at_one(filled: Database) -> None:
     with explained(filled) as plans, filled.transaction() as session:
-        job = service(session).get(f"job_{3:026}")
+        job = service(session).get(JOB)
+        log_of(session, job.id, 1)
         service(session).artifacts_of([job])
         transitions(session, job.id)
         events_after(session, job.id, 0, limit=100)
