@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.api.context import Context, RequestContext
 from app.api.downloads import DOWNLOADED, Proxied, blob_response
 from app.api.problems import documented
-from app.api.schemas import ArtifactRead
+from app.api.schemas.artifacts import ArtifactRead
 from app.artifacts.orm import ArtifactRow
 from app.jobs.specs import ArtifactId
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, StringConstraints
 
 from app.api.context import Context, Cursor, Limit
-from app.api.schemas import Page, page
+from app.api.schemas.pages import Page, page
 from app.jobs.specs.common import NO_NUL, Moment
 from app.projects.audit import AuditFilter, audit_rows
 from app.projects.orm import AuditRow

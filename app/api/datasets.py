@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
 from app.api.json_bodies import JsonRoute, or_json
 from app.api.problems import documented
-from app.api.schemas import DatasetRead, Page, page
+from app.api.schemas.datasets import DatasetRead
+from app.api.schemas.pages import Page, page
 from app.api.uploads import (
     FromUpload,
     MetadataForm,

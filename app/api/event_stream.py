@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.changes import wait_for
 from app.api.context import RequestContext
-from app.api.schemas import EventRead, JobRead
+from app.api.schemas.events import EventRead
+from app.api.schemas.jobs import JobRead
 from app.jobs.events import events_after, transitions
 from app.jobs.status import JobStatus
 

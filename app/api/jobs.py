@@ -15,7 +15,10 @@ from app.api.dry_run import DryRun
 from app.api.event_stream import EVENTS_PER_READ, read_events, read_job, stream_events
 from app.api.metadata_query import METADATA_PARAMETER, MetadataQuery
 from app.api.problems import documented
-from app.api.schemas import ArtifactRead, EventPage, JobRead, Page, page
+from app.api.schemas.artifacts import ArtifactRead
+from app.api.schemas.events import EventPage
+from app.api.schemas.jobs import JobRead
+from app.api.schemas.pages import Page, page
 from app.jobs.estimates import estimate
 from app.jobs.filters import JobFilter
 from app.jobs.specs import JobId, JobKind, JobSpec, ModelId, Moment

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from app.api.context import Answer, Context, Limit
 from app.api.problems import documented
-from app.api.schemas import Page, page
+from app.api.schemas.pages import Page, page
 from app.jobs.specs import Name, Strict
 from app.projects.keys import USUAL_SCOPES, Scope, find_key, issue_key, keys_of, revoke_key, rotate_key
 from app.projects.orm import ApiKeyRow

@@ -12,7 +12,8 @@ from app.api.context import Answer, Context, Cursor, Limit, RequestContext, Wait
 from app.api.downloads import DOWNLOADED, Proxied, blob_response
 from app.api.json_bodies import JsonRoute, or_json
 from app.api.problems import documented
-from app.api.schemas import ModelRead, Page, page
+from app.api.schemas.models import ModelRead
+from app.api.schemas.pages import Page, page
 from app.api.uploads import (
     FromUpload,
     MetadataForm,

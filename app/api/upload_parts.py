@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from app.api.context import Context, RequestContext
 from app.api.problems import documented
 from app.api.receiving import SILENCE_S, receive, wrong_size
-from app.api.schemas import UploadPartRead
+from app.api.schemas.uploads import UploadPartRead
 from app.artifacts.uploads import PARTS_MAX, PartPlace
 from app.errors import DigestMismatchError, FieldError
 from app.jobs.specs import UploadId

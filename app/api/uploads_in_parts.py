@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.context import Answer, Context, RequestContext
 from app.api.problems import documented
-from app.api.schemas import UploadRead
+from app.api.schemas.uploads import UploadRead
 from app.api.upload_parts import Sha256
 from app.artifacts.orm import UploadRow, UploadStatus
 from app.artifacts.uploads import NewUpload

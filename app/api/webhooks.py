@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from app.api.context import Answer, Context, Limit
 from app.api.problems import documented
-from app.api.schemas import Page, page
+from app.api.schemas.pages import Page, page
 from app.jobs.specs import Strict
 from app.webhooks.fanout import EventType
 from app.webhooks.orm import DeliveryRow, WebhookRow
