@@ -18,7 +18,7 @@ from app.jobs.specs import JOB_KINDS, QUEUES, Producing, parse_spec
 from app.jobs.status import JobStatus
 from app.settings import Settings
 from app.webhooks.orm import DeliveryRow
-from tests.chaos.deployment import Deployment, job_processes, until
+from tests.chaos.deployment import PATIENCE_S, Deployment, job_processes, until
 from worker.sweeper import sweep
 
 _TERMINAL = {status.value for status in JobStatus if status.is_terminal}
@@ -56,7 +56,7 @@ def examine(deployment: Deployment, keys: Iterable[str] = ()) -> Verdict:
         AssertionError: with every violation that was found.
     """
     database, settings = deployment.database, deployment.settings
-    until(lambda: _under_way(database) == 0, f"every job ends\n{deployment.log[-3000:]}")
+    _await_ends(deployment)
     until(lambda: not any(job_processes(settings.data_dir)), "no job's process is left", 10)
     until(lambda: not _count_outbox(database), "the outbox is empty", 10)
     _bring_forward_what_dead_senders_had(database)
@@ -184,6 +184,16 @@ def _of_folders(settings: Settings, database: Database) -> Iterator[tuple[str, b
     incoming = list((settings.blob_dir / "incoming").iterdir())
     yield f"no work folder is left but of failed jobs, for a retry: {work - failed}", work <= failed
     yield f"no half-written upload is left: {incoming}", incoming == []
+
+
+def _await_ends(deployment: Deployment) -> None:
+    """As long as jobs go on ending: a storm leaves more of them than one wait is for."""
+    left, patience = -1, 0.0
+    while (now := _under_way(deployment.database)) > 0:
+        if now != left:
+            left, patience = now, time.monotonic() + PATIENCE_S
+        assert time.monotonic() < patience, f"{left} jobs do not end:\n{deployment.log[-3000:]}"
+        time.sleep(0.05)
 
 
 def _under_way(database: Database) -> int:
