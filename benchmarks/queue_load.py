@@ -1,15 +1,18 @@
-"""The service under 10,000 queued jobs: submitting, looking, claiming, and the plan of each statement that runs often.
+"""The service under 10,000 queued jobs: submitting, looking, claiming.
 
-    python -m benchmarks.queue_load [--jobs 10000] [--rate 200] [--seconds 20]
+    python -m benchmarks.queue_load [--jobs 10000] [--rate 200] [--seconds 20] [--processes 2]
 
-The API is `neusemslice serve --api-only` on an embedded Postgres; clients are a process of their own. Requests are sent
-when they are due, however long earlier ones take, and a latency counts from when its request was due. Floors, in the
-same run: an endpoint that touches nothing (`/livez`) at the same rate, and a bare statement that changes one row by its
-key and commits. The plans of relaying and announcing again are checked in tests/app/jobs/test_query_plans.py.
+The API is PROCESSES times `neusemslice serve --api-only` on an embedded Postgres, as replicas behind a proxy, which are
+asked in turn; clients are a process of their own on the same cores. Requests are sent when they are due, however long
+earlier ones take, and a latency counts from when its request was due. Floors, in the same run: an endpoint that touches
+nothing (`/livez`) at the same rate, and a bare statement that changes one row by its key and commits. The plans of all
+that the service asks often are checked in tests/app/jobs/test_query_plans.py.
 """
 
 import argparse
 import asyncio
+import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -21,22 +24,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from app.artifacts.catalog import Catalog, NewAsset, accept
 from app.artifacts.orm import DatasetRow, ModelRow
 from app.artifacts.store import Blob
 from app.db import Database
 from app.jobs import leases
-from app.jobs.orm import JobRow
-from app.jobs.outlook import take_picture
-from app.jobs.reaper import reap
-from app.jobs.service import JobService
 from app.jobs.status import JobStatus
 from app.projects.keys import authenticate, create_key
 from app.settings import Settings
@@ -46,6 +47,7 @@ PROJECTS = 8
 SUBMITTERS = 16
 SUPERVISORS = 8
 FACTS = {"input_shape": [1, 8, 8], "categories": 10}
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 SPEC = {"builder": "mlp", "kwargs": {"sizes": [64, 10]}, "input_shape": [1, 8, 8]}
 
 
@@ -55,19 +57,20 @@ def main() -> None:
     parser.add_argument("--submitted", type=int, help="so many over HTTP, the rest as rows; default: all")
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--processes", type=int, default=2, help="API processes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder), database_url=None, redis_url=None)
-        with migrated_database(settings) as database, serving(settings, database) as url:
+        with migrated_database(settings) as database, ExitStack() as stack:
+            urls = [stack.enter_context(serving(settings, database)) for _ in range(options.processes)]
             projects = [prepare(database, number) for number in range(PROJECTS)]
-            print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before\n")
+            print(f"{os.cpu_count()} cores, {options.processes} API processes, load {os.getloadavg()[0]:.1f} before\n")
             submitted = options.jobs if options.submitted is None else options.submitted
-            ids = submitting(url, projects, submitted)
+            ids = submitting(urls, projects, submitted)
             adding(database, options.jobs - submitted)
             analyze(database)
-            looking(url, projects, ids, options)
+            looking(urls, projects, ids, options)
             claiming(database, options.jobs)
-            plans(database)
 
 
 def prepare(database: Database, number: int) -> dict[str, Any]:
@@ -114,28 +117,55 @@ def _run(client: Any, arguments: tuple[Any, ...]) -> Any:
     return asyncio.run(client(*arguments))
 
 
-def submitting(url: str, projects: list[dict[str, Any]], count: int) -> list[list[str]]:
+def submitting(urls: list[str], projects: list[dict[str, Any]], count: int) -> list[list[str]]:
     """Queue the jobs, `SUBMITTERS` at once; the ids of each project."""
-    ids, took_s = in_own_process(_submit, url, projects, count)
+    ids, took_s = in_own_process(_submit, urls, projects, count)
     print(f"submit: {count} jobs by {SUBMITTERS} clients: {count / took_s:.0f} a second\n")
     return ids
 
 
-async def _submit(url: str, projects: list[dict[str, Any]], count: int) -> tuple[list[list[str]], float]:
+async def _submit(urls: list[str], projects: list[dict[str, Any]], count: int) -> tuple[list[list[str]], float]:
     ids: list[list[str]] = [[] for _ in projects]
-    numbers = iter(range(count))
+    numbers, client = iter(range(count)), Connections(urls)
 
-    async def work(client: httpx.AsyncClient) -> None:
+    async def work() -> None:
         for number in numbers:
             mine = number % len(projects)
-            headers = {"Authorization": f"Bearer {projects[mine]['key']}"}
-            answer = await client.post("/v1/jobs", json=projects[mine]["job"] | {"seed": number}, headers=headers)
-            ids[mine].append(answer.raise_for_status().json()["id"])
+            job = json.dumps(projects[mine]["job"] | {"seed": number})
+            status, body = await client.ask("POST", "/v1/jobs", projects[mine]["key"], job)
+            if status != HTTPStatus.ACCEPTED:
+                raise RuntimeError(f"{status}: {body!r}")
+            ids[mine].append(json.loads(body)["id"])
 
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        started = time.perf_counter()
-        await asyncio.gather(*(work(client) for _ in range(SUBMITTERS)))
-        return ids, time.perf_counter() - started
+    started = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(SUBMITTERS)))
+    return ids, time.perf_counter() - started
+
+
+class Connections:
+    """Open connections to each of the API's processes, which are asked in turn.
+
+    So small a client because it shares the cores with what it measures: httpx takes as long for a request as the API.
+    """
+
+    def __init__(self, urls: list[str]) -> None:
+        self._turns = itertools.cycle(urlsplit(url).port for url in urls)
+        self._free: dict[int | None, list[Connection]] = {}
+
+    async def ask(self, method: str, path: str, key: str | None, body: str = "") -> tuple[int, bytes]:
+        """The answer's status and body."""
+        port = next(self._turns)
+        free = self._free.setdefault(port, [])
+        reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
+        lines += [f"Authorization: Bearer {key}"] if key else []
+        lines += ["Content-Type: application/json"] if body else []
+        writer.write("\r\n".join([*lines, "", body]).encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
+        answer = await reader.readexactly(int(length[1]) if length else 0)
+        free.append((reader, writer))
+        return int(head.split(b" ", 2)[1]), answer
 
 
 def adding(database: Database, count: int) -> None:
@@ -156,7 +186,7 @@ def adding(database: Database, count: int) -> None:
         )
 
 
-def looking(url: str, projects: list[dict[str, Any]], ids: list[list[str]], options: argparse.Namespace) -> None:
+def looking(urls: list[str], projects: list[dict[str, Any]], ids: list[list[str]], options: argparse.Namespace) -> None:
     """Latencies at a rate of requests."""
     kinds = {
         "GET /livez (floor)": [("/livez", None)],
@@ -170,7 +200,7 @@ def looking(url: str, projects: list[dict[str, Any]], ids: list[list[str]], opti
     print("|---|---|---|---|---|---|")
     for name, targets in kinds.items():
         keys = [project["key"] for project in projects]
-        latencies, refused, took_s = in_own_process(_look, url, targets, keys, options.rate, options.seconds)
+        latencies, refused, took_s = in_own_process(_look, urls, targets, keys, options.rate, options.seconds)
         cuts = statistics.quantiles(latencies, n=100)
         shown = " | ".join(f"{1000 * value:.1f} ms" for value in (cuts[49], cuts[98], max(latencies)))
         print(f"| {name} | {len(latencies) / took_s:.0f} | {shown} | {refused} |", flush=True)
@@ -178,31 +208,27 @@ def looking(url: str, projects: list[dict[str, Any]], ids: list[list[str]], opti
 
 
 async def _look(
-    url: str, targets: list[tuple[str, int | None]], keys: list[str], rate: float, seconds: float
+    urls: list[str], targets: list[tuple[str, int | None]], keys: list[str], rate: float, seconds: float
 ) -> tuple[list[float], int, float]:
-    choose, latencies, refused = random.Random(0), [], 0
-    limits = httpx.Limits(max_connections=400, max_keepalive_connections=400)
+    choose, latencies, refused, client = random.Random(0), [], 0, Connections(urls)
 
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+    async def ask(due: float) -> None:
+        nonlocal refused
+        path, mine = choose.choice(targets)
+        status, _ = await client.ask("GET", path, None if mine is None else keys[mine])
+        latencies.append(time.perf_counter() - due)
+        refused += status != HTTPStatus.OK
 
-        async def ask(due: float) -> None:
-            nonlocal refused
-            path, mine = choose.choice(targets)
-            headers = {} if mine is None else {"Authorization": f"Bearer {keys[mine]}"}
-            answer = await client.get(path, headers=headers)
-            latencies.append(time.perf_counter() - due)
-            refused += answer.is_error
-
-        for _ in range(20):
-            await ask(time.perf_counter())
-        latencies.clear()
-        started = time.perf_counter()
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(int(rate * seconds)):
-                due = started + number / rate
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                tasks.create_task(ask(due))
-        return latencies, refused, time.perf_counter() - started
+    for _ in range(20):
+        await ask(time.perf_counter())
+    latencies.clear()
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(int(rate * seconds)):
+            due = started + number / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            tasks.create_task(ask(due))
+    return latencies, refused, time.perf_counter() - started
 
 
 def claiming(database: Database, jobs: int) -> None:
@@ -254,55 +280,6 @@ def analyze(database: Database) -> None:
     """What autovacuum does by itself after a while."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-
-
-def plans(database: Database) -> None:
-    """How Postgres reads the tables in each statement that runs often."""
-    analyze(database)
-    seen: list[str] = []
-
-    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if not re.search(r"\b(jobs|job_events|outbox)\b", statement):
-            return
-        with cursor.connection.cursor() as other:
-            other.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
-            (found,) = other.fetchone()
-            reads = sorted(set(_reads(found[0]["Plan"])))
-            if reads:
-                seen.append(", ".join(reads))
-
-    with database.transaction() as session:
-        job = session.query(JobRow).filter_by(status="queued").limit(1).one()
-    own = {"max_attempts": 3}
-    steps = {
-        "claim": lambda session: leases.claim_next(session, "compute", owner="x", lease_s=1),
-        "get": lambda session: JobService(session, job.project_id, **own).get(job.id),
-        "list": lambda session: JobService(session, job.project_id, **own).list(before=None, limit=51),
-        "list failed": lambda session: JobService(session, job.project_id, **own).list(
-            before=None, limit=51, status=JobStatus.FAILED
-        ),
-        "picture of the queues": take_picture,
-        "reap": lambda _: reap(database),
-    }
-    print("| statement | reads |\n|---|---|")
-    for name, step in steps.items():
-        event.listen(database.engine, "before_cursor_execute", explain)
-        with database.transaction() as session:
-            step(session)
-            session.rollback()
-        event.remove(database.engine, "before_cursor_execute", explain)
-        for read in seen:
-            print(f"| {name} | {read} |")
-        seen.clear()
-
-
-def _reads(node: dict[str, Any]) -> Iterator[str]:
-    if re.search("Scan", node["Node Type"]) and "Relation Name" in node:
-        yield f"{node['Node Type']} of {node.get('Index Name', node['Relation Name'])}"
-    elif "Index Name" in node:
-        yield f"{node['Node Type']} of {node['Index Name']}"
-    for child in node.get("Plans", ()):
-        yield from _reads(child)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ METADATA_PARAMETER = {
 """Its description, which FastAPI has no way to derive."""
 
 
-def read_metadata(request: Request) -> dict[str, str]:
+async def read_metadata(request: Request) -> dict[str, str]:
     """The pairs in the query.
 
     Raises:

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 
 from starlette.concurrency import run_in_threadpool
 
-from app.artifacts.staging import IOV_MAX, PartWriter
+from app.artifacts.staging import PartWriter
 from app.artifacts.uploads import PartPlace
 from app.errors import FieldError, InvalidInputError
 
 WRITE_BYTES = 1024 * 1024
+PIECES_MAX = 1024
 SILENCE_S = 60.0
 
 
@@ -33,7 +34,7 @@ async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWrite
                     continue
                 pieces.append(chunk)
                 waiting += len(chunk)
-                if waiting >= WRITE_BYTES or len(pieces) == IOV_MAX:
+                if waiting >= WRITE_BYTES or len(pieces) == PIECES_MAX:
                     if writing is not None:
                         await writing
                     writing = asyncio.ensure_future(run_in_threadpool(writer.write, pieces))

@@ -17,8 +17,6 @@ from pathlib import Path
 from app.errors import ConflictError, StorageFullError
 
 READ_BYTES = 4 * 1024 * 1024
-IOV_MAX = 1024
-"""As many pieces as the kernel takes in one call."""
 
 
 class PartWriter:
@@ -30,26 +28,23 @@ class PartWriter:
         self._sha256 = hashlib.sha256()
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Append to the part; at most IOV_MAX pieces at once.
+        """Append to the part.
 
         Raises:
             StorageFullError: the disk is.
         """
-        for piece in pieces:
-            self._sha256.update(piece)
-        rest = [memoryview(piece) for piece in pieces if piece]
+        data = b"".join(pieces)
+        self._sha256.update(data)
+        rest = memoryview(data)
         while rest:
             try:
-                written = os.pwritev(self._file, rest, self._place)
+                written = os.pwrite(self._file, rest, self._place)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise no_room() from error
                 raise
             self._place += written
-            while rest and written >= len(rest[0]):
-                written -= len(rest.pop(0))
-            if written:
-                rest[0] = rest[0][written:]
+            rest = rest[written:]
 
     @property
     def digest(self) -> str:
