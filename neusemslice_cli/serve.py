@@ -21,6 +21,9 @@ from worker.stop_signals import StopSignals
 
 log = structlog.get_logger(__name__)
 
+KEEP_ALIVE_S = 75
+"""Longer than proxies and clients keep an idle connection: who closes it must be the one who would use it next."""
+
 
 def run_server(settings: Settings, *, api_only: bool) -> None:
     """Serve until SIGINT or SIGTERM.
@@ -43,6 +46,7 @@ def run_server(settings: Settings, *, api_only: bool) -> None:
             port=settings.port,
             log_config=None,
             access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_grace_s),
         )
 
