@@ -52,7 +52,7 @@ def _end_waiting_for_shards(database: Database) -> int:
     for parent_id in parents:
         with database.transaction() as session:
             query = select(JobRow).where(JobRow.id == parent_id, shards.waiting_jobs(), _is_overdue())
-            parent = session.scalars(query.with_for_update(skip_locked=True)).one_or_none()
+            parent = session.scalars(query.with_for_update(skip_locked=True, key_share=True)).one_or_none()
             if parent is not None:
                 error = deadline_passed(parent.deadline, where="still waited for its shards")
                 shards.end(session, parent, JobStatus.FAILED, _WHY, error=error)

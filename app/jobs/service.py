@@ -190,7 +190,7 @@ class JobService:
         return job
 
     def _find(self, job_id: str, *, for_update: bool) -> JobRow:
-        job = self._session.get(JobRow, job_id, with_for_update=for_update)
+        job = self._session.get(JobRow, job_id, with_for_update={"key_share": True} if for_update else None)
         if job is None or job.project_id != self._project_id:
             raise _no_job(job_id)
         return job

@@ -2,7 +2,9 @@
 
 While its shards are under way their parent runs with nobody holding it, in a queue that no worker serves. What the
 shards find is kept as partials (app.jobs.analyses). The commit of the last one puts the parent back into its queue, and
-whoever claims it then merges the partials and goes on. Whoever ends a shard locks its parent first.
+whoever claims it then merges the partials and goes on. Whoever ends a shard locks its parent first, but not against
+rows that refer to it (key_share): a claim writes its shard's row twice, for which Postgres checks the reference anew,
+while it holds the row that whoever has locked the parent wants next.
 """
 
 from collections.abc import Sequence
@@ -93,12 +95,14 @@ def lock_parent(session: Session, held: Claim) -> str | None:
     if held.kind != SHARD:
         return None
     own = select(JobRow.parent_job_id).where(JobRow.id == held.job_id).scalar_subquery()
-    return session.execute(select(JobRow.id).where(JobRow.id == own).with_for_update()).scalar_one_or_none()
+    return session.execute(
+        select(JobRow.id).where(JobRow.id == own).with_for_update(key_share=True)
+    ).scalar_one_or_none()
 
 
 def settle(session: Session, parent_id: str | None) -> None:
     """Go by what its shards have become: put the parent back into the queue, fail it, or let it wait on."""
-    query = select(JobRow).where(JobRow.id == parent_id).with_for_update()
+    query = select(JobRow).where(JobRow.id == parent_id).with_for_update(key_share=True)
     parent = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
     if parent is None or not is_waiting(parent):
         return
