@@ -21,8 +21,12 @@ class ServiceAnswerError(Exception):
     @property
     def is_passing(self) -> bool:
         """Whether the same request may be taken later."""
-        lasting = self.problem.get("code") not in ("upload_busy", "request_timeout")
-        return bool(self.problem.get("retryable")) or self.problem.get("status") in _PASSING or not lasting
+        problem = self.problem
+        return (
+            bool(problem.get("retryable"))
+            or problem.get("code") in ("upload_busy", "request_timeout")
+            or problem.get("status") in _PASSING
+        )
 
 
 def check(response: urllib3.BaseHTTPResponse) -> None:

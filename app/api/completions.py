@@ -6,12 +6,16 @@ import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event, Lock
 
+import structlog
+
 from app.artifacts.completing import CompletionStoppedError, complete
 from app.artifacts.running_digest import RunningDigest
 from app.artifacts.staging import Staging
 from app.artifacts.store import BlobStore
 from app.db import Database
 from app.errors import ConflictError
+
+log = structlog.get_logger(__name__)
 
 AT_ONCE = 4
 REMEMBERED = 64
@@ -33,8 +37,7 @@ class Completions:
 
     def part_arrived(self, upload_id: str) -> None:
         """Read on in the upload, in the background."""
-        digest = self._digest(upload_id)
-        self._threads.submit(digest.advance, self._database, self._staging, upload_id, self._stopping.is_set)
+        self._threads.submit(self._read_on, upload_id)
 
     async def wait(self, upload_id: str, timeout_s: float) -> None:
         """Verify and store the upload; return when that is done, or after `timeout_s` while it goes on.
@@ -58,6 +61,12 @@ class Completions:
         """Stop; what was under way is done again when it is asked for again."""
         self._stopping.set()
         self._threads.shutdown(cancel_futures=True)
+
+    def _read_on(self, upload_id: str) -> None:
+        try:
+            self._digest(upload_id).advance(self._database, self._staging, upload_id, self._stopping.is_set)
+        except Exception:
+            log.exception("upload.reading_on_failed", upload_id=upload_id)  # its completion reads the rest
 
     def _complete(self, upload_id: str) -> None:
         try:

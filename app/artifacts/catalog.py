@@ -116,11 +116,10 @@ class Catalog:
         line = own.where(ModelRow.id == model_id, ModelRow.project_id == self._project_id).cte(recursive=True)
         parents = select(ModelRow.id, ModelRow.parent_model_id, line.c.distance + 1)
         line = line.union_all(parents.join(line, ModelRow.id == line.c.parent_model_id))
+        # Two steps, as a plan does not know a line's length, and would read all models to join it.
         ids = self._session.scalars(select(line.c.id).order_by(line.c.distance)).all()
         models = {row.id: row for row in self._session.scalars(select(ModelRow).where(ModelRow.id.in_(ids)))}
-        return [
-            models[model_id] for model_id in ids
-        ]  # a join would read all models: a line's length is unknown to plans
+        return [models[model_id] for model_id in ids]
 
     def artifact(self, artifact_id: str) -> ArtifactRow:
         """One artifact.

@@ -95,9 +95,7 @@ def lock_parent(session: Session, held: Claim) -> str | None:
     if held.kind != SHARD:
         return None
     own = select(JobRow.parent_job_id).where(JobRow.id == held.job_id).scalar_subquery()
-    return session.execute(
-        select(JobRow.id).where(JobRow.id == own).with_for_update(key_share=True)
-    ).scalar_one_or_none()
+    return session.scalar(select(JobRow.id).where(JobRow.id == own).with_for_update(key_share=True))
 
 
 def settle(session: Session, parent_id: str | None) -> None:

@@ -360,6 +360,14 @@ class TestReadingOn:
         advance(api, running, upload)
         assert running.of(parts(api, upload))[1] == 0
 
+    def test_a_fault_in_it_costs_nothing_but_time(self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("the database is away")
+
+        monkeypatch.setattr(RunningDigest, "advance", fail)
+        answer = finish(client, sent(client))
+        assert (answer.status_code, answer.json()["sha256"]) == (200, sha256(CONTENT))
+
     def test_a_file_that_is_gone_ends_it(self, api: Api, client: httpx.Client) -> None:
         upload, running = sent(client), RunningDigest()
         Staging(api.settings.upload_dir).remove(upload["id"])
