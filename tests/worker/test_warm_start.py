@@ -238,19 +238,23 @@ def test_a_model_is_inspected_in_a_process_that_was_forked_with_torch_loaded(tmp
 
 
 def test_the_zygote_ends_with_its_supervisor(tmp_path: Path) -> None:
+    said = tmp_path / "zygote"
     code = """
-import sys, time
+import os, sys, time
 from worker.order import LOG, ORDER, OUTCOME, Limits, Order, Outcome
 from worker.warm_start import WarmStart
-warm = WarmStart(1, sys.argv[1:])
+warm = WarmStart(1, sys.argv[2:])
 assert warm.wait_until_ready(180)
-print(warm._process.pid, flush=True)
-time.sleep(60)
+with open(sys.argv[1] + ".part", "w") as file:
+    file.write(str(warm._process.pid))
+os.rename(sys.argv[1] + ".part", sys.argv[1])
+time.sleep(600)
 """
-    supervisor = subprocess.Popen([sys.executable, "-c", code, *ODD], stdout=subprocess.PIPE, text=True)
-    assert supervisor.stdout is not None
-    pid = int(next(line for line in supervisor.stdout if line.strip().isdigit()))
-    supervisor.kill()
-    supervisor.wait()
-    supervisor.stdout.close()
-    wait_for(lambda: is_gone(pid))
+    with subprocess.Popen([sys.executable, "-c", code, str(said), *ODD]) as supervisor:
+        try:
+            wait_for(lambda: said.exists() or supervisor.poll() is not None, 180)
+            assert supervisor.poll() is None
+        finally:
+            supervisor.kill()
+    zygote = int(said.read_text())
+    wait_for(lambda: is_gone(zygote))
