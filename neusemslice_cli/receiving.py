@@ -7,24 +7,27 @@ from pathlib import Path
 import urllib3
 
 PIECE_BYTES = 1024 * 1024
+WRITE_BYTES = 64 * 1024
+"""At once: a file's pages come in folios as large as what is written, and in a virtual machine large free blocks of
+memory are those that its host has taken back, and has to find again.
+"""
 
 
 def save(response: urllib3.BaseHTTPResponse, destination: Path) -> str:
     """Write the body to a file, with two pieces of it in memory. The SHA-256 of what was written."""
     sha256 = hashlib.sha256()
-    with destination.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as writer:
+    with destination.open("wb", buffering=0) as file, ThreadPoolExecutor(2) as threads:
 
-        def keep(piece: bytes) -> None:
-            sha256.update(piece)
+        def write(piece: bytes) -> None:
             rest = memoryview(piece)
             while rest:
-                rest = rest[file.write(rest) :]
+                rest = rest[file.write(rest[:WRITE_BYTES]) :]
 
-        keeping: Future[None] | None = None
+        under_way: list[Future[None]] = []
         for piece in response.stream(PIECE_BYTES, decode_content=False):
-            if keeping is not None:
-                keeping.result()
-            keeping = writer.submit(keep, piece)
-        if keeping is not None:
-            keeping.result()
+            for done in under_way:
+                done.result()
+            under_way = [threads.submit(sha256.update, piece), threads.submit(write, piece)]
+        for done in under_way:
+            done.result()
     return sha256.hexdigest()
