@@ -18,6 +18,7 @@ from app.jobs.status import JobStatus
 from app.projects.orm import ProjectRow
 
 LEVELS: dict[Priority, int] = {"high": 1, "normal": 0, "low": -1}
+_WORDS = {level: word for word, level in LEVELS.items()}
 
 _IN_TURN = """
 WITH RECURSIVE waiting (project_id) AS (
@@ -56,7 +57,7 @@ LIMIT 1
 
 def priority_of(job: JobRow) -> Priority:
     """The word for the stored level."""
-    return next(word for word, level in LEVELS.items() if level == job.priority)
+    return _WORDS[job.priority]
 
 
 def next_in_turn(queue: str, *, without: Collection[str] = (), lock: bool = True) -> TextualSelect:

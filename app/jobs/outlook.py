@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import String
 
 from app.db import Database
+from app.jobs.fairness import LEVELS
 from app.jobs.orm import JobRow
 from app.jobs.status import JobStatus
 
@@ -39,49 +40,45 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Level:
+    """The equally urgent jobs of a queue, at the moment when all that are more urgent have started."""
+
+    more_urgent: int = 0
+    running: Mapping[str, int] = field(default_factory=dict)
+    """By project, those that were more urgent among them."""
+    waiting: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By project: the ids of queued jobs, oldest first."""
+
+    def ahead_of(self, job_id: str, project_id: str) -> int:
+        """How many jobs of the queue start before this one."""
+        own = bisect_left(self.waiting.get(project_id, ()), job_id)
+        in_round = own + self.running.get(project_id, 0)
+        ahead = self.more_urgent + own
+        for other, ids in self.waiting.items():
+            if other != project_id:
+                before = in_round - self.running.get(other, 0)
+                is_older = 0 <= before < len(ids) and ids[before] < job_id
+                ahead += min(max(before, 0), len(ids)) + is_older
+        return ahead
+
+
+@dataclass(frozen=True)
 class Picture:
     """The queues at one moment."""
 
-    waiting: Mapping[tuple[str, int], Mapping[str, Sequence[str]]] = field(default_factory=dict)
-    """By queue and priority, by project: the ids of queued jobs, oldest first."""
-    running: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """By queue and project."""
+    levels: Mapping[tuple[str, int], Level] = field(default_factory=dict)
+    """By queue and priority."""
+    workers: Mapping[str, int] = field(default_factory=dict)
+    """By queue: how many jobs run."""
     typical_s: Mapping[str, float] = field(default_factory=dict)
     """By queue: how long a job runs, as far as the kinds that wait in it have run before."""
 
     def place_of(self, job: JobRow) -> Place:
         """Where the job, which is queued, stands."""
-        more_urgent = sum(
-            len(ids)
-            for (queue, priority), projects in self.waiting.items()
-            if queue == job.queue and priority > job.priority
-            for ids in projects.values()
-        )
-        ahead = more_urgent + self._ahead_in_turns(job)
-        workers = sum(count for (queue, _), count in self.running.items() if queue == job.queue)
-        typical_s = self.typical_s.get(job.queue)
-        eta_s = None if typical_s is None or workers == 0 else round((ahead + 1) * typical_s / workers, 1)
-        return Place(ahead + 1, eta_s)
-
-    def _ahead_in_turns(self, job: JobRow) -> int:
-        projects = self.waiting.get((job.queue, job.priority), {})
-        ahead = own = bisect_left(projects.get(job.project_id, ()), job.id)
-        in_round = own + self._running_by_then(job, job.project_id)
-        for project_id, ids in projects.items():
-            if project_id != job.project_id:
-                before = in_round - self._running_by_then(job, project_id)
-                is_older = 0 <= before < len(ids) and ids[before] < job.id
-                ahead += min(max(before, 0), len(ids)) + is_older
-        return ahead
-
-    def _running_by_then(self, job: JobRow, project_id: str) -> int:
-        """How many jobs of the project run once all that are more urgent than `job` have started."""
-        urgent = [
-            len(projects.get(project_id, ()))
-            for (queue, priority), projects in self.waiting.items()
-            if queue == job.queue and priority > job.priority
-        ]
-        return self.running.get((job.queue, project_id), 0) + sum(urgent)
+        position = self.levels.get((job.queue, job.priority), Level()).ahead_of(job.id, job.project_id) + 1
+        typical_s, workers = self.typical_s.get(job.queue), self.workers.get(job.queue, 0)
+        eta_s = None if typical_s is None or workers == 0 else round(position * typical_s / workers, 1)
+        return Place(position, eta_s)
 
 
 class Outlook:
@@ -126,15 +123,24 @@ def take_picture(session: Session) -> Picture:
         waiting[queue, priority][project_id].append(job_id)
         kinds[queue][kind] += 1
     count = select(JobRow.queue, JobRow.project_id, func.count()).where(JobRow.status == JobStatus.RUNNING.value)
-    grouped = session.execute(count.group_by(JobRow.queue, JobRow.project_id))
-    running = {(queue, project_id): number for queue, project_id, number in grouped}
+    running: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for queue, project_id, number in session.execute(count.group_by(JobRow.queue, JobRow.project_id)):
+        running[queue][project_id] = number
+    workers = {queue: counted.total() for queue, counted in running.items()}
+    levels = {}
+    for queue in kinds:
+        started = running[queue].copy()
+        for priority in sorted(LEVELS.values(), reverse=True):
+            more_urgent = started.total() - workers.get(queue, 0)
+            levels[queue, priority] = Level(more_urgent, started.copy(), waiting[queue, priority])
+            started.update({project_id: len(ids) for project_id, ids in waiting[queue, priority].items()})
     run_times = _run_times(session, set().union(*kinds.values()))
     typical_s = {}
     for queue, counted in kinds.items():
         known = {kind: number for kind, number in counted.items() if kind in run_times}
         if known:
             typical_s[queue] = sum(run_times[kind] * number for kind, number in known.items()) / sum(known.values())
-    return Picture(waiting, running, typical_s)
+    return Picture(levels, workers, typical_s)
 
 
 def _run_times(session: Session, kinds: set[str]) -> dict[str, float]:
