@@ -14,8 +14,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 from app.json_object import JsonObject
 
-__all__ = ["Base", "Database", "JsonObject", "Timestamped"]
+__all__ = ["CONNECTIONS", "Base", "Database", "JsonObject", "Timestamped"]
 
+CONNECTIONS = 10
+"""As many are kept; more are opened while more are needed."""
 NOTICE_A_DEAD_PEER: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
 _NOTICE_A_STOPPED_PEER = {"options": "-c idle_in_transaction_session_timeout=5min"}
 
@@ -48,7 +50,7 @@ class Database:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self.engine: Engine = create_engine(
             self._url,
-            pool_size=10,
+            pool_size=CONNECTIONS,
             max_overflow=40,
             connect_args=NOTICE_A_DEAD_PEER | _NOTICE_A_STOPPED_PEER,
             hide_parameters=True,  # what is stored has no place in the log of an error

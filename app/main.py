@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 
+from anyio import to_thread
 from fastapi import FastAPI
 
 from app import tracing
@@ -25,6 +26,7 @@ from app.api import (
 from app.api.access_log import AccessLog
 from app.api.changes import ChangeListener
 from app.api.completions import Completions
+from app.api.file_threads import FileThreads
 from app.api.http_metrics import HttpMetrics
 from app.api.metrics import make_registry, serving_metrics
 from app.api.middleware import Authenticate, DeclaredSize, RequestId
@@ -34,7 +36,7 @@ from app.api.services import Services
 from app.api.trace_requests import TraceRequests
 from app.artifacts.staging import Staging
 from app.artifacts.stores import make_store
-from app.db import Database
+from app.db import CONNECTIONS, Database
 from app.jobs.outlook import Outlook
 from app.queues import make_queue
 from app.settings import Settings
@@ -61,11 +63,14 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = CONNECTIONS
         listener = ChangeListener(database)
         store, staging = make_store(settings, database), Staging(settings.upload_dir)
         completions = Completions(database, store, staging)
         queue, outlook = make_queue(settings, database), Outlook(database)
-        app.state.services = Services(settings, database, store, queue, listener, outlook, staging, completions)
+        app.state.services = Services(
+            settings, database, store, queue, listener, outlook, staging, completions, FileThreads()
+        )
         app.state.readiness = ReadinessCheck(app.state.services)
         listening = asyncio.create_task(listener.run())
         with serving_metrics(settings, registry) as app.state.metrics_port:

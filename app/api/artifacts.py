@@ -4,6 +4,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from app.api.context import Context, RequestContext
 from app.api.downloads import DOWNLOADED, Proxied, blob_response
@@ -32,12 +33,12 @@ def get_artifact(artifact_id: ArtifactId, context: Context) -> ArtifactRead:
     response_class=Response,
     responses=DOWNLOADED | documented(HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
 )
-def download_artifact(
+async def download_artifact(
     artifact_id: ArtifactId, request: Request, context: Context, proxied: Proxied = False
 ) -> Response:
     """The file. Takes Range; the ETag is the SHA-256."""
-    row = _read(context, artifact_id)
-    return blob_response(
+    row = await run_in_threadpool(_read, context, artifact_id)
+    return await blob_response(
         request,
         context,
         digest=row.digest,

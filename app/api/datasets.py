@@ -84,7 +84,7 @@ def create_dataset_from_upload(body: Annotated[DatasetFromUpload, Body()], conte
     ),
     openapi_extra=or_json(DatasetFromUpload),
 )
-def create_dataset(
+async def create_dataset(
     context: Context,
     file: UploadFile,
     spec: Annotated[str, Form(description="How to read the file, as JSON: format and preprocess.")] = "{}",
@@ -94,15 +94,7 @@ def create_dataset(
     """Upload a dataset, or name an upload. It is `processing` until a worker has inspected it, then `ready` or
     `rejected`.
     """
-    reading = parse_form(_SPEC, "spec", spec)
-    described = reading.model_dump(mode="json", exclude_none=True)
-    asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
-    blob = store_file(context, file)
-
-    def register(session: Any) -> Answer:
-        return _register(context, session, asset, blob)
-
-    return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
+    return await context.services.file_threads.run(_create, context, file, spec, name, metadata)
 
 
 @router.get("", operation_id="list_datasets", response_model=Page[DatasetRead])
@@ -140,6 +132,20 @@ def delete_dataset(dataset_id: DatasetId, context: Context) -> None:
     with context.transaction() as session:
         context.catalog(session).delete(DatasetRow, dataset_id)
         context.jobs(session).cancel_inspection(dataset_id)
+
+
+def _create(
+    context: RequestContext, file: UploadFile, spec: str, name: str | None, metadata: str | None
+) -> JSONResponse:
+    reading = parse_form(_SPEC, "spec", spec)
+    described = reading.model_dump(mode="json", exclude_none=True)
+    asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
+    blob = store_file(context, file)
+
+    def register(session: Any) -> Answer:
+        return _register(context, session, asset, blob)
+
+    return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
 
 
 def _register(context: RequestContext, session: Session, asset: NewAsset, blob: Blob) -> Answer:

@@ -4,6 +4,7 @@ They are sent to be saved, never shown: a page among them must not run on the AP
 """
 
 import re
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ class BlobFile(FileResponse):
     chunk_size = 1024 * 1024
 
 
-def blob_response(
+async def blob_response(
     request: Request,
     context: RequestContext,
     *,
@@ -50,8 +51,6 @@ def blob_response(
 ) -> Response:
     """The bytes of a blob, or the part of them that `Range` asks for; or where an object store has them.
 
-    Blocks while an object store is asked; not for the event loop.
-
     Raises:
         HTTPException: 416, the range lies outside the file.
     """
@@ -59,13 +58,14 @@ def blob_response(
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if headers["ETag"] in known or "*" in known:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    store = context.services.store
-    url = None if proxied else store.download_url(digest, filename=filename, media_type=media_type)
+    store, threads = context.services.store, context.services.file_threads
+    ask = partial(store.download_url, digest, filename=filename, media_type=media_type)
+    url = None if proxied else await threads.run(ask)
     if url is not None:
         headers |= {"Location": url, "Cache-Control": "no-store"}
         return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers=headers)
     _settle_range(request, size_bytes)
-    path = store.path(digest)
+    path = await threads.run(store.path, digest)
     return BlobFile(
         path, media_type=media_type, filename=filename, headers=headers, content_disposition_type="attachment"
     )

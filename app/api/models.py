@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field, TypeAdapter
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.api.context import Answer, Context, Cursor, Limit, RequestContext, WaitS
 from app.api.downloads import DOWNLOADED, Proxied, blob_response
@@ -81,7 +82,7 @@ def create_model_from_upload(body: Annotated[ModelFromUpload, Body()], context: 
     ),
     openapi_extra=or_json(ModelFromUpload),
 )
-def create_model(
+async def create_model(
     context: Context,
     file: UploadFile,
     spec: Annotated[str, Form(description="The architecture, as JSON.")],
@@ -91,15 +92,7 @@ def create_model(
     """Upload a network, or name an upload. It is `processing` until a worker has inspected it, then `ready` or
     `rejected`.
     """
-    architecture = parse_form(_ARCHITECTURE, "spec", spec)
-    described = architecture.model_dump(mode="json", exclude_defaults=True)
-    asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
-    blob = store_file(context, file)
-
-    def register(session: Any) -> Answer:
-        return _register(context, session, asset, blob)
-
-    return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
+    return await context.services.file_threads.run(_create, context, file, spec, name, metadata)
 
 
 @router.get("", operation_id="list_models", response_model=Page[ModelRead])
@@ -130,10 +123,10 @@ async def get_model(model_id: ModelId, context: Context, wait: WaitS = 0) -> Mod
     responses=DOWNLOADED
     | documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
 )
-def download_model(model_id: ModelId, request: Request, context: Context, proxied: Proxied = False) -> Response:
+async def download_model(model_id: ModelId, request: Request, context: Context, proxied: Proxied = False) -> Response:
     """The checkpoint: safetensors with the architecture inside, for `neusemslice.load_checkpoint`."""
-    row = _read_ready(context, model_id)
-    return blob_response(
+    row = await run_in_threadpool(_read_ready, context, model_id)
+    return await blob_response(
         request,
         context,
         digest=row.digest or "",
@@ -155,6 +148,20 @@ def delete_model(model_id: ModelId, context: Context) -> None:
     with context.transaction() as session:
         context.catalog(session).delete(ModelRow, model_id)
         context.jobs(session).cancel_inspection(model_id)
+
+
+def _create(
+    context: RequestContext, file: UploadFile, spec: str, name: str | None, metadata: str | None
+) -> JSONResponse:
+    architecture = parse_form(_ARCHITECTURE, "spec", spec)
+    described = architecture.model_dump(mode="json", exclude_defaults=True)
+    asset = NewAsset(name_of(name, file), described, parse_metadata(metadata))
+    blob = store_file(context, file)
+
+    def register(session: Any) -> Answer:
+        return _register(context, session, asset, blob)
+
+    return context.once([asset.name, asset.spec, asset.metadata, blob.digest], register)
 
 
 def _register(context: RequestContext, session: Session, asset: NewAsset, blob: Blob) -> Answer:

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from starlette.concurrency import run_in_threadpool
-
+from app.api.file_threads import FileThreads
 from app.artifacts.staging import PartWriter
 from app.artifacts.uploads import PartPlace
 from app.errors import FieldError, InvalidInputError
@@ -14,7 +13,7 @@ PIECES_MAX = 1024
 SILENCE_S = 60.0
 
 
-async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWriter | None) -> None:
+async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWriter | None, threads: FileThreads) -> None:
     """Write the body, which must have the part's size; without a writer only count it.
 
     Raises:
@@ -37,7 +36,7 @@ async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWrite
                 if waiting >= WRITE_BYTES or len(pieces) == PIECES_MAX:
                     if writing is not None:
                         await writing
-                    writing = asyncio.ensure_future(run_in_threadpool(writer.write, pieces))
+                    writing = asyncio.ensure_future(threads.run(writer.write, pieces))
                     pieces, waiting = [], 0
                     silence.reschedule(clock() + SILENCE_S)
         if received != part.size_bytes:
@@ -46,7 +45,7 @@ async def receive(body: AsyncIterator[bytes], part: PartPlace, writer: PartWrite
         if writing is not None:
             await writing
     if pieces and writer is not None:
-        await run_in_threadpool(writer.write, pieces)
+        await threads.run(writer.write, pieces)
 
 
 def wrong_size(part: PartPlace, size_bytes: int) -> InvalidInputError:

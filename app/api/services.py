@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from app.api.changes import ChangeListener
 from app.api.completions import Completions
 from app.api.failed_authentications import FailedAuthentications
+from app.api.file_threads import FileThreads
 from app.api.key_cache import KeyCache
 from app.api.request_rates import RequestRates
 from app.artifacts.staging import Staging
@@ -27,6 +28,7 @@ class Services:
     outlook: Outlook
     staging: Staging
     completions: Completions
+    file_threads: FileThreads
     keys: KeyCache = field(default_factory=KeyCache)
     rates: RequestRates = field(default_factory=RequestRates)
     failed_authentications: FailedAuthentications = field(default_factory=FailedAuthentications)

@@ -53,19 +53,20 @@ async def put_upload_part(
 ) -> UploadPartRead:
     """Send one part, in any order and several at once. A part that is sent again takes the place of the first."""
     part = await run_in_threadpool(_place, context, upload_id, number)
+    files = context.services.file_threads
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) != part.size_bytes:
         raise wrong_size(part, int(declared))
     try:
         if part.sha256 == sha256:
-            await receive(request.stream(), part, None)
+            await receive(request.stream(), part, None, files)
         else:
             with context.services.staging.writing(upload_id, part.start, part.size_bytes) as writer:
                 await run_in_threadpool(_forget, context, upload_id, number)
-                await receive(request.stream(), part, writer)
+                await receive(request.stream(), part, writer, files)
                 if writer.digest != sha256:
                     raise _damaged(part, sha256, writer.digest)
-                await run_in_threadpool(writer.sync)
+                await files.run(writer.sync)
                 kept = await run_in_threadpool(_keep, context, upload_id, part, sha256)
                 context.services.completions.part_arrived(upload_id)
                 return kept
