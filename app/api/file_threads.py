@@ -1,6 +1,6 @@
-"""Threads for what waits for a disk or an object store, apart from those that ask the database.
+"""Threads for what writes to a disk or asks an object store, apart from those that ask the database.
 
-However slow the storage is, short requests find a thread; of those no more run at once than connections are kept.
+However slow these are, short requests find a thread; of those no more run at once than connections are kept.
 """
 
 from collections.abc import Callable

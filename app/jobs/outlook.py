@@ -127,13 +127,10 @@ def take_picture(session: Session) -> Picture:
     for queue, project_id, number in session.execute(count.group_by(JobRow.queue, JobRow.project_id)):
         running[queue][project_id] = number
     workers = {queue: counted.total() for queue, counted in running.items()}
-    levels = {}
+    levels: dict[tuple[str, int], Level] = {}
     for queue in kinds:
-        started = running[queue].copy()
-        for priority in sorted(LEVELS.values(), reverse=True):
-            more_urgent = started.total() - workers.get(queue, 0)
-            levels[queue, priority] = Level(more_urgent, started.copy(), waiting[queue, priority])
-            started.update({project_id: len(ids) for project_id, ids in waiting[queue, priority].items()})
+        by_priority = {priority: waiting[queue, priority] for priority in LEVELS.values()}
+        levels |= {(queue, priority): level for priority, level in _levels(by_priority, running[queue]).items()}
     run_times = _run_times(session, set().union(*kinds.values()))
     typical_s = {}
     for queue, counted in kinds.items():
@@ -141,6 +138,15 @@ def take_picture(session: Session) -> Picture:
         if known:
             typical_s[queue] = sum(run_times[kind] * number for kind, number in known.items()) / sum(known.values())
     return Picture(levels, workers, typical_s)
+
+
+def _levels(waiting: Mapping[int, Mapping[str, Sequence[str]]], running: Counter[str]) -> dict[int, Level]:
+    """Of one queue, by priority."""
+    levels, started = {}, running.copy()
+    for priority in sorted(waiting, reverse=True):
+        levels[priority] = Level(started.total() - running.total(), started.copy(), waiting[priority])
+        started.update({project_id: len(ids) for project_id, ids in waiting[priority].items()})
+    return levels
 
 
 def _run_times(session: Session, kinds: set[str]) -> dict[str, float]:
